@@ -41,3 +41,12 @@ def no_network(monkeypatch):
         raise OSError("no network in this test")
 
     monkeypatch.setattr(digits_module.urllib.request, "urlopen", refuse)
+
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> Path:
+    """The full MNIST, where a checkout has it."""
+    for folder in (Path("data/MNIST"), Path("../shared/data/MNIST")):
+        if (folder / "raw" / "train-images-idx3-ubyte").is_file():
+            return folder
+    pytest.skip("needs the full MNIST in data/MNIST")

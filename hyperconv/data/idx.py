@@ -6,6 +6,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,4 +52,4 @@ def read_idx(path: Path, dims: int) -> Tensor:
             f"{path} is truncated or corrupt: its header promises {math.prod(shape)} bytes for shape {shape}, "
             f"it holds {len(content) - header}; fetch it again"
         )
-    return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).reshape(shape)
