@@ -138,12 +138,21 @@ class CoordinateMLP(nn.Module):
             return (standardized * self.scale + self.mean) * self.kernel_std
         at_taps = features if positions is self.grid else self.trunk(self.grid)
         centre = at_taps.mean(dim=0)
-        # a kernel's variance over the taps is a quadratic form of its head row: no second pass over the kernels
-        deviations = at_taps - centre
-        covariance = deviations.T @ deviations / len(at_taps)
-        variance = (torch.matmul(covariance, self.head) * self.head).sum(dim=1, keepdim=True)
-        gain = self.scale * (variance + _VARIANCE_EPS).rsqrt() * self.kernel_std
-        return torch.matmul(features - centre, self.head * gain) + self.mean * self.kernel_std
+        return self._standardized(features - centre, at_taps - centre)
+
+    def _standardized(self, features: Tensor, at_taps: Tensor) -> Tensor:
+        """Kernels ``(O, P, I)`` from centred features ``(P, F)``, standardised over the taps.
+
+        A kernel's variance over the taps is a quadratic form of its row of the head, so that the standardised head
+        gives standardised kernels in one product, without a second pass over them.
+        """
+        per_kernel = (len(self.head), -1, -1)
+        unit = self.kernel_std**2
+        covariance = at_taps.T @ at_taps / (len(at_taps) * unit)
+        variance = (torch.bmm(covariance.expand(per_kernel), self.head) * self.head).sum(dim=1, keepdim=True)
+        gain = self.scale * (variance + _VARIANCE_EPS / unit).rsqrt()
+        kernels = torch.bmm(features.expand(per_kernel), self.head * gain)
+        return torch.add(kernels, self.mean, alpha=self.kernel_std)
 
     def extra_repr(self) -> str:
         return f"kernel_shape={self.kernel_shape}, norm={self.norm!r}"

@@ -7,6 +7,7 @@ import torch
 from conftest import write_digits_folder, write_idx
 
 from hyperconv.data import digit_loader, load_digits
+from hyperconv.data.augment import turn_and_zoom
 from hyperconv.data.digits import DigitDataset
 from hyperconv.data.noise import NOISES, add_noise
 from hyperconv.errors import InputError
@@ -175,3 +176,18 @@ def test_noise_does_what_its_units_say():
         assert loud.max() <= 1
     with pytest.raises(ValueError, match="fog"):
         add_noise(grey, "fog", 0.1, generator)
+
+
+def test_turn_and_zoom_moves_digits_as_far_as_asked():
+    images = torch.zeros(500, 1, 29, 29)
+    images[:, :, 14, 22] = 1
+    moved = turn_and_zoom(images, 10.0, 0.1, torch.Generator().manual_seed(0))
+    grid = torch.arange(29.0) - 14
+    mass = moved.sum(dim=(1, 2, 3))
+    x, y = (moved.sum(dim=(1, 2)) * grid).sum(1) / mass, (moved.sum(dim=(1, 3)) * grid).sum(1) / mass
+    angle, radius = torch.rad2deg(torch.atan2(y, x)), torch.hypot(x, y)
+    assert 9 < angle.max() < 11
+    assert -11 < angle.min() < -9
+    assert 8 / 1.1 - 0.3 < radius.min() < 7.6
+    assert 8.5 < radius.max() < 8 / 0.9 + 0.3
+    torch.testing.assert_close(turn_and_zoom(images, 0.0, 0.0, torch.Generator()), images)

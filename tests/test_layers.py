@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hyperconv import CoordinateMLP, HyperConv1d, HyperConv2d, HyperConv3d, ResidualBlock, convolution, kernel_grid
+from hyperconv import (
+    CoordinateMLP,
+    HyperConv1d,
+    HyperConv2d,
+    HyperConv3d,
+    MNISTClassifier,
+    ResidualBlock,
+    convolution,
+    functional,
+    kernel_grid,
+)
 
 HYPER = {1: HyperConv1d, 2: HyperConv2d, 3: HyperConv3d}
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -175,3 +185,29 @@ def test_functional_convolution_is_torch_convolution():
     images, kernel = torch.randn(2, 4, 9, 9), torch.randn(6, 2, 3, 3)
     expected = F.conv2d(images, kernel, None, 2, 1, 2, 2)
     assert torch.equal(convolution(images, kernel, None, 2, 1, 2, 2), expected)
+
+
+@pytest.mark.parametrize("size", ((1, 3), (3, 3), (3, 5), (5, 5), (7, 7), (3, 9)))
+@pytest.mark.parametrize("channels", ((2, 2), (8, 8), (3, 5)))
+def test_pairing_columns_of_narrow_images_changes_nothing(channels, size):
+    inputs, outputs = channels
+    images = torch.randn(2, inputs, 6, 12, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    kernel = torch.randn(outputs, inputs, *size, dtype=torch.float64)
+    results = []
+    for convolve in (functional._convolution_of_column_pairs, partial(F.conv2d, padding="same")):
+        leaves = [images.clone().requires_grad_(), kernel.clone().requires_grad_()]
+        output = convolve(*leaves)
+        results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_narrow_channels_last_images_take_the_paired_path(monkeypatch):
+    taken = []
+    paired = functional._convolution_of_column_pairs
+    monkeypatch.setattr(functional, "_WIDE_VECTORS", True)
+    monkeypatch.setattr(
+        functional, "_convolution_of_column_pairs", lambda *args: taken.append(args[0].shape) or paired(*args)
+    )
+    MNISTClassifier("hyper")(torch.rand(2, 1, 28, 28))
+    assert taken == [(2, 8, 28, 28)] * 4

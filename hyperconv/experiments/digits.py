@@ -42,7 +42,7 @@ class DigitsRun:
         devices: how many devices, or auto.
         strategy: how to use several devices, e.g. ddp.
         precision: of the arithmetic, e.g. 32-true or bf16-mixed.
-        compile: whether to train through torch.compile; auto does so for runs long enough to gain from it.
+        compile: whether to train through torch.compile; auto does so on a GPU.
         logs: folder of all runs.
         name: this run's folder within it. Default: made of data, recipe and seed, numbered if taken.
         resume: continue the run of that name where its last checkpoint left it, with the settings it began with.

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from ..data.augment import turn_and_zoom
 from ..errors import InputError
 from ..generators import CoordinateMLP, Norm
 from ..layers import HyperConv2d
@@ -85,7 +86,7 @@ class MNISTClassifier(pl.LightningModule):
         """``(B, 1, 28, 28)``, float in 0 ... 1 or uint8 in 0 ... 255, to logits ``(B, 10)``."""
         if not images.is_floating_point():
             images = images.to(self.dtype) / 255
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = _channels_last(images)
         # evaluation and a smaller last batch would each be compiled anew, for longer than they run
         if self._compiled is not None and self.training and len(images) == self.recipe.batch_size:
             return self._compiled(images)
@@ -97,6 +98,11 @@ class MNISTClassifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
+        if self.recipe.rotation or self.recipe.zoom:
+            # a function of seed and step, so that a resumed run sees the same digits
+            step = self.global_step * self.trainer.world_size + self.global_rank
+            generator = torch.Generator().manual_seed((torch.initial_seed() << 24) + step)
+            images = turn_and_zoom(images.to(self.dtype) / 255, self.recipe.rotation, self.recipe.zoom, generator)
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
         self._check_finite(loss, "training")
@@ -167,6 +173,12 @@ class MNISTClassifier(pl.LightningModule):
             reason = " ".join(str(error).split())
             raise InputError(f"{checkpoint_path} holds another architecture: {reason[:200]}") from error
         return model.to(map_location) if map_location is not None else model
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """Images of one channel, ``(B, 1, H, W)``, with the strides that tell torch so: as they are, both formats fit."""
+    height, width = images.shape[2:]
+    return images.contiguous().as_strided(images.shape, (height * width, 1, width, 1))
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:

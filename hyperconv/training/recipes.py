@@ -16,6 +16,8 @@ class Recipe:
         epochs: at most so many.
         patience: epochs without a better validation loss before training stops; None to never stop early.
         shuffle: draw a new order each epoch, a function of seed and epoch.
+        rotation: turn each training digit by up to so many degrees, either way.
+        zoom: scale each training digit by up to this fraction, either way.
     """
 
     optimizer: Literal["adam", "adamw"]
@@ -26,6 +28,8 @@ class Recipe:
     epochs: int
     patience: int | None
     shuffle: bool
+    rotation: float = 0.0
+    zoom: float = 0.0
 
     def for_digits(self, count: int) -> "Recipe":
         """The same recipe, its batches halved while an epoch over few digits would have too few steps to learn in."""
@@ -36,7 +40,9 @@ class Recipe:
 
 
 RECIPES = {
-    "fast": Recipe("adamw", 1e-2, 1e-2, "one-cycle", batch_size=128, epochs=5, patience=None, shuffle=True),
+    "fast": Recipe(
+        "adamw", 1e-2, 1e-2, "one-cycle", batch_size=128, epochs=5, patience=None, shuffle=True, rotation=10.0, zoom=0.1
+    ),
     # github.com/mkarmann/hyper-conv, commit 6d3ea74
     "seed": Recipe("adam", 1e-4, 1e-6, "constant", batch_size=64, epochs=100, patience=10, shuffle=False),
 }

@@ -1,0 +1,27 @@
+"""Clean digits seen from another angle and distance."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def turn_and_zoom(images: Tensor, rotation: float, zoom: float, generator: torch.Generator) -> Tensor:
+    """Turn and scale each image about its centre by an angle and a factor of its own.
+
+    Args:
+        images: ``(B, C, H, W)``, float.
+        rotation: the largest angle either way, in degrees.
+        zoom: the largest relative change of size either way.
+        generator: on the CPU; draws both, evenly.
+
+    Returns:
+        ``(B, C, H, W)``, sampled bilinearly, zero beyond the old edges.
+    """
+    angle, size = torch.rand(2, len(images), generator=generator) * 2 - 1
+    angle, size = angle * math.radians(rotation), 1 + size * zoom
+    none = torch.zeros_like(angle)
+    rows = [size * angle.cos(), -size * angle.sin(), none, size * angle.sin(), size * angle.cos(), none]
+    affine = torch.stack(rows, dim=1).unflatten(1, (2, 3)).to(images)
+    return F.grid_sample(images, F.affine_grid(affine, list(images.shape), align_corners=False), align_corners=False)
