@@ -1,8 +1,4 @@
-"""Results as tidy rows, one a figure, and the README's tables made from them.
-
-``python -m hyperconv.experiments.results`` gathers the rows of every run under ``lightning_logs/`` into
-``lightning_logs/results.csv`` and writes the README's tables anew.
-"""
+"""Results as tidy rows, one a figure, in files that are never half-written."""
 
 import csv
 import io

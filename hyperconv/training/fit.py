@@ -69,7 +69,7 @@ def fit(
         InputError: a damaged ``last.ckpt``.
         NonFiniteLoss: training diverged; the checkpoints of the last good epoch are kept.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     recipe = model.recipe
     last = folder / LAST
     resume_from = last if resume and last.exists() else None
@@ -111,7 +111,7 @@ def fit(
     )
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep the memory that one step frees for the next one, instead of getting it page by page anew.
 
     With its defaults, activations of some megabytes are unmapped and mapped again: an eighth of a step's time.

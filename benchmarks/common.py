@@ -1,0 +1,71 @@
+"""Fair timing on noisy machines: every side in turn, round after round, in one process; ratios round by round."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.benchmark import Timer
+
+
+def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, runs: int = 1) -> dict[str, list[float]]:
+    """Seconds a run of each side, one value a round, after two rounds to warm up."""
+    timers = {
+        name: Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads()) for name, run in sides.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 2):
+        for name, timer in timers.items():
+            mean = timer.timeit(runs).mean
+            if number >= 2:
+                seconds[name].append(mean)
+    return seconds
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return low, middle, high
+
+
+def ratio(over: list[float], under: list[float]) -> tuple[float, float, float]:
+    """Quartiles of the ratios round by round."""
+    return quartiles([a / b for a, b in zip(over, under, strict=True)])
+
+
+def spread(values: tuple[float, float, float], digits: int = 3, scale: float = 1.0) -> str:
+    low, middle, high = (f"{value * scale:.{digits}f}" for value in values)
+    return f"{middle} ({low} to {high})"
+
+
+def matrix_product_rate(device: torch.device, size: int = 2048) -> float:
+    """Floating point operations a second of a large float32 matrix product, the best of ten."""
+    left, right = torch.randn(2, size, size, device=device)
+    timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / min(timer.timeit(1).mean for _ in range(10))
+
+
+def machine() -> dict[str, Any]:
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": _device_name()}
+
+
+def _device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def report(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], figures: Any, file: str | None) -> None:
+    """Print a table; write the figures behind it to ``file`` if one is given."""
+    table = Table(title=title, caption=", ".join(f"{key} {value}" for key, value in machine().items()))
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 150).print(table)
+    if file:
+        Path(file).write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1) + "\n")
