@@ -10,6 +10,8 @@ import yaml
 from hyperconv import cli, plotting
 from hyperconv.errors import InputError
 
+METRICS = "metrics.csv"
+
 
 @dataclass(frozen=True)
 class TrainingGraph:
@@ -30,19 +32,21 @@ def main(settings: TrainingGraph) -> None:
     if not settings.runs:
         raise InputError("--runs is empty; give at least one metrics.csv or a folder with one")
     paths = [_metrics_file(Path(run)) for run in settings.runs]
-    labels = [path.parent.name.removeprefix("version_") for path in paths]
+    labels = [_label(path) for path in paths]
     if len(set(labels)) < len(labels):
-        labels = [f"{path.parent.parent.name}/{path.parent.name}" for path in paths]
-    if len(set(labels)) < len(labels):
-        labels = [str(path) for path in paths]
+        labels = [str(path.parent) if path.name == METRICS else str(path) for path in paths]
     runs = {label: _read(path) for label, path in zip(labels, paths, strict=True)}
     digits = sorted({name for path in paths if (name := _digits(path))})
     title = "Training on " + " and ".join(digits) if digits else "Training"
     plotting.training_curves(runs, Path(settings.out) / f"training_graph.{settings.format}", title)
 
 
+def _label(path: Path) -> str:
+    return path.parent.name.removeprefix("version_") if path.name == METRICS else path.stem
+
+
 def _metrics_file(run: Path) -> Path:
-    path = run / "metrics.csv" if run.is_dir() else run
+    path = run / METRICS if run.is_dir() else run
     if not path.is_file():
         raise InputError(f"there is no {path}; give a metrics.csv or a folder that holds one")
     return path

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 ARM_COLOURS = {"hyper": "#1b7f5c", "normal": "#3a62b0", "normal + median 3x3": "#c2701d"}
-_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "medium", "savefig.dpi": 160}
+_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 160}
 
 
 def _new_figure(*grid: int, size: tuple[float, float], **options: object) -> tuple[Figure, np.ndarray]:
@@ -106,10 +106,11 @@ def training_curves(runs: Mapping[str, pd.DataFrame], path: Path, title: str) ->
         colour = ARM_COLOURS.get(label, spare[number % len(spare)])
         train, validation = rows.dropna(subset="train_loss"), rows.dropna(subset="val_loss")
         steps_an_epoch = (validation["step"].iloc[0] + 1) / (validation["epoch"].iloc[0] + 1)
-        smooth = train["train_loss"].rolling(9, center=True, min_periods=1).mean()
+        window = max(1, len(train) // len(validation))
+        smooth = train["train_loss"].rolling(window, center=True, min_periods=1).mean()
         axis.plot((train["step"] + 1) / steps_an_epoch, smooth, "--", color=colour, linewidth=1.1, alpha=0.75)
         axis.plot(validation["epoch"] + 1, validation["val_loss"], "o-", color=colour, markersize=3.5, label=label)
-    axis.plot([], [], "--", color="0.4", label="training (mean of 9 logged steps)")
+    axis.plot([], [], "--", color="0.4", label="training, running mean over an epoch")
     axis.plot([], [], "o-", color="0.4", markersize=3.5, label="validation")
     axis.set(yscale="log", xlabel="epochs", ylabel="cross-entropy", title=title)
     axis.set_xlim(left=0)
