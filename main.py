@@ -10,8 +10,9 @@ from hyperconv.experiments.digits import DigitsRun, run_digits
 def main(settings: DigitsRun) -> None:
     folder, arms = run_digits(settings)
     table = Table(title=folder.name)
-    for column in ("arm", "parameters", "seconds", "validation", "test", "checkpoint"):
-        table.add_column(column, justify="left" if column in ("arm", "checkpoint") else "right", no_wrap=True)
+    for column in ("arm", "parameters", "seconds", "validation", "test"):
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
+    table.add_column("checkpoint", overflow="fold")
     for arm in arms:
         report = arm.report
         table.add_row(

@@ -1,5 +1,6 @@
 """Measure how hyper and normal classifiers stand up to noise on test digits; see --help."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hyperconv.data import load_digits
 from hyperconv.errors import InputError
 from hyperconv.experiments import results
 from hyperconv.experiments.noise import MEDIAN, median_filtered, noise_curves
+from hyperconv.files import check_writable, write_whole
+from hyperconv.training.classifier import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,31 +44,38 @@ class NoiseTest:
 
 def main(settings: NoiseTest) -> None:
     models = {arm: _load(arm, getattr(settings, arm)) for arm in ("hyper", "normal")}
+    out = Path(settings.out)
+    check_writable(out)
     digits = load_digits(settings.data)
     print(digits.note, flush=True)
+    trained_on = {model.hparams["data"] for model in models.values()}
+    seen = digits.name == "mnist5k" and "mnist" in trained_on
+    if seen:
+        print("mnist5k is a part of MNIST's training digits: these checkpoints have seen them", flush=True)
     classifiers = {**models, MEDIAN: median_filtered(models["normal"])}
     count = min(settings.digits, len(digits.test))
+    started = time.perf_counter()
     curves = noise_curves(classifiers, digits.test, count=count, repeats=settings.repeats, seed=settings.seed)
-    out = Path(settings.out)
-    results.write_whole(out / "noise.csv", curves.to_csv(index=False))
-    trained_on = {model.hparams["data"] for model in models.values()} - {digits.name}
-    plotting.noise_curves(curves, out / "noise.png", " trained, ".join([*sorted(trained_on), digits.name]))
+    write_whole(out / "noise.csv", curves.to_csv(index=False))
+    caption = f"{digits.name}, in training seen by these networks" if seen else digits.name
+    plotting.noise_curves(curves, out / "noise.png", caption)
     means = curves.groupby(["modelType", "noiseType"])["accuracy"].mean()
     print("mean accuracy over the 20 levels:")
     print(means.unstack().round(3).to_string())
     parameters = {name: sum(p.numel() for p in models[name.split()[0]].parameters()) for name in classifiers}
+    epochs = {arm: 1 + read_checkpoint(getattr(settings, arm)).get("epoch", 0) for arm in models}
     rows = [
         results.Result(
             experiment="noise",
             arm=arm,
             seed=settings.seed,
             data=digits.name,
-            split="test",
+            split="training" if seen else "test",
             metric=f"mean accuracy, {noise}",
             value=round(value, 6),
             parameters=parameters[arm],
-            epochs=0,
-            seconds=0.0,
+            epochs=epochs[arm.split()[0]],
+            seconds=round(time.perf_counter() - started, 1),
             command=results.this_command(),
             date=results.today(),
             versions=results.these_versions(),

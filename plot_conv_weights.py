@@ -43,16 +43,15 @@ def main(settings: ConvWeights) -> None:
         raise InputError(
             f"--normal {settings.normal} and --hyper {settings.hyper} must be a normal and a hyper network"
         )
+    sizes = ["x".join(map(str, layer.kernel_size)) for layer in (stored, generated)]
     panels = {
-        "normal: stored": stored.weight.numpy(),
-        "hyper: generated": generated.weight.numpy(),
+        f"normal: stored, {sizes[0]}": stored.weight.numpy(),
+        f"hyper: generated, {sizes[1]}": generated.weight.numpy(),
         "hyper: between the taps": _continuous(generated.generator).numpy(),
     }
-    channels, height, width = stored.in_channels, *stored.kernel_size
     digits = " and ".join(sorted({model.hparams["data"] for model in models}))
-    title = (
-        f"The {channels} x {channels} kernels ({height}x{width}) of convolution {settings.layer}, trained on {digits}"
-    )
+    channels = f"{stored.in_channels} x {stored.out_channels}"
+    title = f"The {channels} kernels of convolution {settings.layer}, trained on {digits}"
     plotting.kernels(panels, Path(settings.out) / f"conv_weights_layer{settings.layer}.{settings.format}", title)
 
 

@@ -18,7 +18,7 @@ class TrainingGraph:
     """Draw training (dashed) and validation (solid) losses of any runs on a log scale.
 
     Args:
-        runs: metrics.csv files or folders that hold one, e.g. [lightning_logs/a/hyper,lightning_logs/a/normal].
+        runs: metrics.csv files or folders that hold one, e.g. lightning_logs/NAME/hyper.
         format: of the figure.
         out: folder for the figure.
     """
@@ -65,7 +65,10 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _digits(metrics: Path) -> str | None:
     path = metrics.with_name("hparams.yaml")
-    content = yaml.safe_load(path.read_text()) if path.is_file() else None
+    try:
+        content = yaml.safe_load(path.read_text()) if path.is_file() else None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())[:100]}") from error
     return content.get("data") if isinstance(content, dict) else None
 
 

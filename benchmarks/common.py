@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.benchmark import Timer
 
+from hyperconv.files import write_whole
+
 
 def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, runs: int = 1) -> dict[str, list[float]]:
     """Seconds a run of each side, one value a round, after two rounds to warm up."""
@@ -68,4 +70,4 @@ def report(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], fi
         table.add_row(*row)
     Console(width=None if Console().is_terminal else 150).print(table)
     if file:
-        Path(file).write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1) + "\n")
+        write_whole(Path(file), json.dumps({"machine": machine(), "figures": figures}, indent=1) + "\n")

@@ -1,10 +1,11 @@
 """What the scripts share: flags made from a documented dataclass, and errors as one line with exit code 2."""
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 from jsonargparse import ArgumentParser
@@ -22,14 +23,23 @@ def run(main: Callable[[Settings], Any], settings: type[Settings], args: Sequenc
     """
     documentation = parse(settings.__doc__ or "")
     helps = {parameter.arg_name: parameter.description for parameter in documentation.params}
-    switches = {field.name for field in fields(settings) if field.type is bool}
-    parser = ArgumentParser(prog=Path(sys.argv[0]).name, description=documentation.short_description)
-    parser.add_class_arguments(settings, as_group=False, skip=switches)
+    hints = get_type_hints(settings)
+    lists = {field.name: field.default for field in fields(settings) if get_origin(hints[field.name]) is tuple}
+    switches = {field.name for field in fields(settings) if hints[field.name] is bool}
+    parser = ArgumentParser(
+        prog=Path(sys.argv[0]).name, description=documentation.short_description, exit_on_error=False
+    )
+    parser.add_class_arguments(settings, as_group=False, skip=switches | lists.keys())
+    for name, default in lists.items():
+        item = get_args(hints[name])[0]
+        parser.add_argument(f"--{name}", nargs="+", type=item, default=list(default), help=helps[name])
     for name in sorted(switches):
         parser.add_argument(f"--{name}", action="store_true", help=helps[name])
-    parsed = parser.parse_args([_with_underscores(arg) for arg in (sys.argv[1:] if args is None else args)])
     try:
+        parsed = parser.parse_args([_with_underscores(arg) for arg in (sys.argv[1:] if args is None else args)])
         main(settings(**{name: _plain(value) for name, value in vars(parsed).items()}))
+    except ArgumentError as error:
+        _stop(f"{error} (see --help)", 2)
     except InputError as error:
         _stop(str(error), 2)
     except OSError as error:

@@ -96,6 +96,7 @@ class CoordinateMLP(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw new parameters; kernels then have mean 0 and the standard deviation ``1 / sqrt(3 fan_in)``."""
+        self.grid.copy_(kernel_grid(self.kernel_shape[2:]))
         for layer in self.trunk:
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
@@ -117,7 +118,10 @@ class CoordinateMLP(nn.Module):
         """
         if context is not None:
             raise ValueError(f"CoordinateMLP takes no context, got one of shape {tuple(context.shape)}")
-        return self.sample(self.grid).unflatten(1, self.kernel_shape[2:]).movedim(-1, 1)
+        # a kernel is the network's weight: mixed precision may round it, but not what it is computed from
+        with torch.autocast(self.grid.device.type, enabled=False):
+            kernels = self.sample(self.grid)
+        return kernels.unflatten(1, self.kernel_shape[2:]).movedim(-1, 1)
 
     def sample(self, positions: Tensor) -> Tensor:
         """The kernels as the continuous functions that they are.

@@ -1,6 +1,5 @@
 """Figures from logs and checkpoints. Every function writes one file, whose suffix chooses the format."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from .files import renamed_into_place
+
 ARM_COLOURS = {"hyper": "#1b7f5c", "normal": "#3a62b0", "normal + median 3x3": "#c2701d"}
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 160}
 
@@ -25,11 +26,8 @@ def _new_figure(*grid: int, size: tuple[float, float], **options: object) -> tup
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write beside, then rename: a figure is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(beside)
-    os.replace(beside, path)
+    with renamed_into_place(path) as beside:
+        figure.savefig(beside)
     plt.close(figure)
     print(f"wrote {path}")
 
@@ -58,11 +56,11 @@ def noise_curves(curves: pd.DataFrame, path: Path, digits: str) -> None:
         )
         axis.axhline(0.1, color="0.7", linewidth=0.8, linestyle=":")
         unit = {"amount": "fraction of pixels", "std": "standard deviation"}[shown["noiseUnit"].iloc[0]]
-        axis.set(title=noise, xlabel=unit, ylabel="test accuracy", xlim=(0, 1), ylim=(0, 1.02))
+        axis.set(title=noise, xlabel=unit, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
     sns.move_legend(axes[0, -1], "lower left", title=None, frameon=False)
     repeats = curves["repeat"].nunique()
-    figure.suptitle(f"Accuracy on noisy test digits ({digits}; mean and sd of {repeats} draws)")
+    figure.suptitle(f"Accuracy on noisy digits ({digits}; mean and sd of {repeats} draws)")
     _save(figure, path)
 
 

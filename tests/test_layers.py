@@ -211,3 +211,20 @@ def test_narrow_channels_last_images_take_the_paired_path(monkeypatch):
     )
     MNISTClassifier("hyper")(torch.rand(2, 1, 28, 28))
     assert taken == [(2, 8, 28, 28)] * 4
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+def test_mixed_precision_rounds_the_kernel_and_nothing_before_it(dtype):
+    layer = HyperConv2d(4, 4, 5)
+    with torch.autocast("cpu", dtype):
+        kernel = layer.weight
+        output = layer(torch.randn(1, 4, 8, 8))
+    assert output.dtype == dtype
+    assert torch.equal(kernel, layer.weight)
+
+
+def test_materialises_from_the_meta_device():
+    layer = HyperConv2d(4, 4, 5, device="meta").to_empty(device="cpu")
+    layer.reset_parameters()
+    assert torch.equal(layer.generator.grid, kernel_grid((5, 5)))
+    assert layer.weight.isfinite().all()

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -89,7 +92,7 @@ def test_every_figure_in_every_format(tmp_path, checkpoints, suffix):
     common = ["--format", suffix, "--out", str(tmp_path)]
     models = ["--hyper", checkpoints["hyper"], "--normal", checkpoints["normal"]]
     cli.run(plot_conv_weights.main, plot_conv_weights.ConvWeights, ["--layer", "3", *models, *common])
-    cli.run(plot_training_graph.main, plot_training_graph.TrainingGraph, ["--runs", f"[{metrics.parent}]", *common])
+    cli.run(plot_training_graph.main, plot_training_graph.TrainingGraph, ["--runs", str(metrics.parent), *common])
     cli.run(plot_heatmap_from_paper.main, plot_heatmap_from_paper.PaperHeatMap, common)
     for name in ("conv_weights_layer3", "training_graph", "heatmap_from_paper"):
         assert (tmp_path / f"{name}.{suffix}").stat().st_size > 5_000
@@ -103,7 +106,7 @@ def test_plots_refuse_what_they_cannot_draw(tmp_path, checkpoints, capsys):
     assert "the residual blocks have 0 to 15" in capsys.readouterr().err
     (tmp_path / "metrics.csv").write_text("")
     for run, message in (("missing", "there is no"), ("metrics.csv", "is no table")):
-        args = ["--runs", f"[{tmp_path / run}]", "--out", str(tmp_path / "out")]
+        args = ["--runs", str(tmp_path / run), "--out", str(tmp_path / "out")]
         assert stop_code(plot_training_graph.main, plot_training_graph.TrainingGraph, args) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -134,7 +137,9 @@ def test_tables_average_over_seeds_and_replace_repeated_rows(tmp_path):
     results.write(
         tmp_path / "new.csv", [row(s, v, split) for split in ("test", "validation") for s, v in ((0, 0.98), (1, 0.99))]
     )
-    (tmp_path / "README.md").write_text("a\n<!-- table accuracy -->\nold\n<!-- end -->\nb\n")
+    (tmp_path / "README.md").write_text(
+        "a\n<!-- table accuracy -->\nold\n<!-- end -->\nb\n<!-- table noise -->\n<!-- end -->\n"
+    )
     settings = tables.Tables((str(tmp_path / "new.csv"),), str(tmp_path / "all.csv"), str(tmp_path / "README.md"))
     tables.main(settings)
     assert len(results.read(tmp_path / "all.csv")) == 4
@@ -152,3 +157,11 @@ def test_shipped_checkpoints_load_and_are_small(arm):
     assert model.hparams["data"] == "mnist"
     assert path.with_name("metrics.csv").is_file()
     assert path.with_name("hparams.yaml").is_file()
+
+
+def test_benchmarks_run_and_write_their_figures(tmp_path):
+    command = [sys.executable, "benchmarks/train_step.py", "--batch-size", "2", "--rounds", "2"]
+    subprocess.run([*command, "--json", str(tmp_path / "steps.json")], cwd=ROOT, check=True, timeout=300)
+    figures = json.loads((tmp_path / "steps.json").read_text())["figures"]
+    assert {"hyper", "normal", "ancestor's formulation"} < set(figures)
+    assert all(len(figures[side]["to normal"]) == 3 for side in ("hyper", "ancestor's formulation"))

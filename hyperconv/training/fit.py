@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
+from ..errors import InputError
+from ..files import renamed_into_place
 from .classifier import MNISTClassifier, read_checkpoint
 from .metrics_log import MetricsLog
 from .progress import RunProgress
@@ -73,30 +78,34 @@ def fit(
     recipe = model.recipe
     last = folder / LAST
     resume_from = last if resume and last.exists() else None
-    resume_at = read_checkpoint(last)["global_step"] if resume_from else 0
+    resume_at = _step_of(last, model) if resume_from else 0
     timer = Timer()
     callbacks: list[pl.Callback] = [timer, RunProgress(title)]
     if recipe.patience is not None:
-        callbacks.append(EarlyStopping("val_loss", patience=recipe.patience, mode="min"))
+        callbacks.append(StopForGood("val_loss", patience=recipe.patience, mode="min"))
     keep: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    callbacks.append(ModelCheckpoint(filename="best", monitor="val_loss", save_weights_only=True, **keep))
-    callbacks.append(ModelCheckpoint(filename="last", monitor=None, **keep))
+    callbacks.append(MovableCheckpoint(filename="best", monitor="val_loss", save_weights_only=True, **keep))
+    callbacks.append(MovableCheckpoint(filename="last", monitor=None, **keep))
     with warnings.catch_warnings():
         _silence_lightning()
         trainer = pl.Trainer(
             max_epochs=recipe.epochs,
             callbacks=callbacks,
             logger=MetricsLog(folder, resume_at),
-            log_every_n_steps=50,
+            log_every_n_steps=min(50, len(loaders.train)),
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            deterministic="warn" if trainer_options.get("accelerator") in ("gpu", "cuda") else None,
+            deterministic="warn" if torch.cuda.is_available() else None,
+            use_distributed_sampler=False,
+            plugins=[RenamingCheckpointIO()],
             **trainer_options,
         )
         if compile == "yes" or (compile == "auto" and trainer.strategy.root_device.type == "cuda"):
             model.compile_training()
-        trainer.fit(model, loaders.train, loaders.validation, ckpt_path=resume_from, weights_only=True)
-        trainer.strategy.barrier()
+        try:
+            trainer.fit(model, loaders.train, loaders.validation, ckpt_path=resume_from, weights_only=True)
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stop
         best = MNISTClassifier.load_from_checkpoint(folder / BEST)
         tested = trainer.test(best, loaders.test, verbose=False)[0]
     chosen = min(_validation_rows(folder / "metrics.csv"), key=lambda row: row["val_loss"])
@@ -109,6 +118,48 @@ def fit(
         test_loss=tested["test_loss"],
         test_acc=tested["test_acc"],
     )
+
+
+def check_trainer(**options: Any) -> None:
+    """Raise InputError where Lightning can make no trainer of these options on this machine."""
+    try:
+        pl.Trainer(logger=False, enable_checkpointing=False, barebones=False, **options)
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+        given = ", ".join(f"{name} {value}" for name, value in options.items())
+        raise InputError(f"no training is possible with {given}: {str(error).splitlines()[0]}") from error
+
+
+class RenamingCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it; Lightning's own way may copy it there bit by bit."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with renamed_into_place(Path(path)) as beside:
+            torch.save(checkpoint, beside)
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """Keeps its best score when the run's folder has been moved in the meantime."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+
+
+class StopForGood(EarlyStopping):
+    """A run that had stopped early stays stopped when it is resumed."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+def _step_of(last: Path, model: MNISTClassifier) -> int:
+    """The step that a ``last.ckpt`` of this model was saved at."""
+    checkpoint = read_checkpoint(last)
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+        return checkpoint["global_step"]
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(f"{last} is no checkpoint that this run can continue from: {reason}") from error
 
 
 def keep_freed_memory() -> None:

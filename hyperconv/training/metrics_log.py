@@ -1,13 +1,14 @@
 """Metrics as a CSV file that survives being killed and resumed."""
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from ..files import renamed_into_place
 
 COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
 
@@ -61,12 +62,10 @@ class MetricsLog(Logger):
         if self._resume_at and self.path.is_file():
             with self.path.open(newline="") as file:
                 kept = [row for row in csv.DictReader(file) if _step(row) < self._resume_at and not row["test_loss"]]
-        beside = self.path.with_suffix(".partial")
-        with beside.open("w", newline="") as file:
+        with renamed_into_place(self.path) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(kept)
-        os.replace(beside, self.path)
         self._truncated = True
 
 

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-_STEPS_AN_EPOCH = 120
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -16,6 +14,7 @@ class Recipe:
         epochs: at most so many.
         patience: epochs without a better validation loss before training stops; None to never stop early.
         shuffle: draw a new order each epoch, a function of seed and epoch.
+        steps_an_epoch: that an epoch should have, if need be with smaller batches.
         rotation: turn each training digit by up to so many degrees, either way.
         zoom: scale each training digit by up to this fraction, either way.
     """
@@ -28,20 +27,31 @@ class Recipe:
     epochs: int
     patience: int | None
     shuffle: bool
+    steps_an_epoch: int = 0
     rotation: float = 0.0
     zoom: float = 0.0
 
     def for_digits(self, count: int) -> "Recipe":
-        """The same recipe, its batches halved while an epoch over few digits would have too few steps to learn in."""
+        """The same recipe, its batches halved down to 16 while an epoch over so many digits has too few steps."""
         batch_size = self.batch_size
-        while batch_size > 1 and count // batch_size < _STEPS_AN_EPOCH:
+        while batch_size > 16 and count // batch_size < self.steps_an_epoch:
             batch_size //= 2
         return replace(self, batch_size=batch_size)
 
 
 RECIPES = {
     "fast": Recipe(
-        "adamw", 1e-2, 1e-2, "one-cycle", batch_size=128, epochs=5, patience=None, shuffle=True, rotation=10.0, zoom=0.1
+        "adamw",
+        1e-2,
+        1e-2,
+        "one-cycle",
+        batch_size=128,
+        epochs=5,
+        patience=None,
+        shuffle=True,
+        steps_an_epoch=120,
+        rotation=10.0,
+        zoom=0.1,
     ),
     # github.com/mkarmann/hyper-conv, commit 6d3ea74
     "seed": Recipe("adam", 1e-4, 1e-6, "constant", batch_size=64, epochs=100, patience=10, shuffle=False),
