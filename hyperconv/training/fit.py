@@ -108,11 +108,13 @@ def fit(
             raise KeyboardInterrupt from stop
         best = MNISTClassifier.load_from_checkpoint(folder / BEST)
         tested = trainer.test(best, loaders.test, verbose=False)[0]
-    chosen = min(_validation_rows(folder / "metrics.csv"), key=lambda row: row["val_loss"])
+    # from files, since with several processes this one has not trained
+    epochs = _validation_rows(folder / "metrics.csv")
+    chosen = min(epochs, key=lambda row: row["val_loss"])
     return Report(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        epochs=trainer.current_epoch,
-        seconds=timer.time_elapsed("train"),
+        epochs=len(epochs),
+        seconds=read_checkpoint(last)["callbacks"][timer.state_key]["time_elapsed"]["train"],
         val_loss=chosen["val_loss"],
         val_acc=chosen["val_acc"],
         test_loss=tested["test_loss"],
@@ -123,7 +125,9 @@ def fit(
 def check_trainer(**options: Any) -> None:
     """Raise InputError where Lightning can make no trainer of these options on this machine."""
     try:
-        pl.Trainer(logger=False, enable_checkpointing=False, barebones=False, **options)
+        with warnings.catch_warnings():
+            _silence_lightning()
+            pl.Trainer(logger=False, enable_checkpointing=False, **options)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         given = ", ".join(f"{name} {value}" for name, value in options.items())
         raise InputError(f"no training is possible with {given}: {str(error).splitlines()[0]}") from error
