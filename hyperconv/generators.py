@@ -100,11 +100,11 @@ class CoordinateMLP(nn.Module):
         for layer in self.trunk:
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
-        features = self.trunk(self.grid)
-        if self.norm != "none":
-            features = features - features.mean(dim=0)
-        nn.init.normal_(self.head)
-        self.head.div_(features.square().sum(dim=1).mean().sqrt())
+        # standardised kernels do not depend on the head's scale, but how fast it learns does: at this one, best
+        spread = self.head.shape[1] ** 0.5
+        if self.norm == "none":
+            spread = self.trunk(self.grid).square().sum(dim=1).mean().sqrt()
+        nn.init.normal_(self.head).div_(spread)
         nn.init.ones_(self.scale)
         nn.init.zeros_(self.mean)
         if self.norm == "batchnorm":
