@@ -14,6 +14,7 @@ from hyperconv.experiments import results
 from hyperconv.experiments.noise import MEDIAN, median_filtered, noise_curves
 from hyperconv.files import check_writable, write_whole
 from hyperconv.training.classifier import read_checkpoint
+from hyperconv.training.fit import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class NoiseTest:
     hyper: str = "lightning_logs/version_hyper/best.ckpt"
     normal: str = "lightning_logs/version_normal/best.ckpt"
     data: str = "auto"
-    digits: PositiveInt = 1000
+    digits: PositiveInt = 700
     repeats: PositiveInt = 5
     seed: NonNegativeInt = 0
     out: str = "out"
@@ -54,6 +55,7 @@ def main(settings: NoiseTest) -> None:
         print("mnist5k is a part of MNIST's training digits: these checkpoints have seen them", flush=True)
     classifiers = {**models, MEDIAN: median_filtered(models["normal"])}
     count = min(settings.digits, len(digits.test))
+    keep_freed_memory()
     started = time.perf_counter()
     curves = noise_curves(classifiers, digits.test, count=count, repeats=settings.repeats, seed=settings.seed)
     write_whole(out / "noise.csv", curves.to_csv(index=False))

@@ -19,7 +19,7 @@ def test_folder_is_read_gzipped_or_not_bare_or_in_raw(tmp_path):
     write_digits_folder(tmp_path / "fashion" / "FashionMNIST" / "raw")
     nested = load_digits(str(tmp_path / "fashion"))
     assert (len(bare.train), len(bare.validation), len(bare.test)) == (220, 20, 60)
-    assert (bare.name, nested.name) == ("clothes", "fashion")
+    assert (bare.name, nested.name) == ("clothes", "fashionmnist")
     for other in (zipped, nested):
         assert torch.equal(bare.train.images, other.train.images)
         assert torch.equal(bare.test.labels, other.test.labels)
