@@ -100,7 +100,7 @@ class CoordinateMLP(nn.Module):
         for layer in self.trunk:
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
-        # standardised kernels do not depend on the head's scale, but how fast it learns does: at this one, best
+        # standardised kernels do not depend on the head's scale, but it sets how fast the head learns
         spread = self.head.shape[1] ** 0.5
         if self.norm == "none":
             spread = self.trunk(self.grid).square().sum(dim=1).mean().sqrt()
