@@ -11,6 +11,7 @@ from hyperconv import MNISTClassifier, cli, plotting
 from hyperconv.data import load_digits
 from hyperconv.errors import InputError
 from hyperconv.experiments import results
+from hyperconv.experiments.digits import recipe_of
 from hyperconv.experiments.noise import MEDIAN, median_filtered, noise_curves
 from hyperconv.files import check_writable, write_whole
 from hyperconv.training.classifier import read_checkpoint
@@ -68,7 +69,7 @@ def main(settings: NoiseTest) -> None:
     epochs = {arm: 1 + read_checkpoint(getattr(settings, arm)).get("epoch", 0) for arm in models}
     rows = [
         results.Result(
-            experiment="noise",
+            experiment=f"noise {recipe_of(models[arm.split()[0]])}",
             arm=arm,
             seed=settings.seed,
             data=digits.name,

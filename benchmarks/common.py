@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
 from hyperconv.files import write_whole
@@ -42,6 +43,24 @@ def ratio(over: list[float], under: list[float]) -> tuple[float, float, float]:
 def spread(values: tuple[float, float, float], digits: int = 3, scale: float = 1.0) -> str:
     low, middle, high = (f"{value * scale:.{digits}f}" for value in values)
     return f"{middle} ({low} to {high})"
+
+
+def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes of tensors that exist at once during a run, over those before it."""
+    run()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    now = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
 
 
 def matrix_product_rate(device: torch.device, size: int = 2048) -> float:

@@ -1,12 +1,21 @@
-"""Kernel and input in, output out. No parameters live here."""
+"""Kernel and input in, output out: one kernel for all, one a sample, one a patch, one a position.
 
-from collections.abc import Sequence
+No parameters live here, and no batch size is fixed anywhere.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Sizes = int | Sequence[int]
+Backend = Literal["auto", "grouped", "unfold", "loop"]
+
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 # AVX-512 works on 16 floats at once, one a channel: with 8 channels or fewer, half of it would idle
 _WIDE_VECTORS = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _NARROW = 8
@@ -16,9 +25,9 @@ def convolution(
     input: Tensor,
     kernel: Tensor,
     bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: str | int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
+    stride: Sizes = 1,
+    padding: str | Sizes = 0,
+    dilation: Sizes = 1,
     groups: int = 1,
 ) -> Tensor:
     """Convolve with one kernel that the whole batch shares; the kernel's rank says how many dimensions.
@@ -32,7 +41,7 @@ def convolution(
         ``(B, O, *S')`` or ``(O, *S')``, as ``torch.nn.functional.conv*d`` would.
 
     Raises:
-        ValueError: a kernel of another rank.
+        ValueError: a kernel of another rank, or one that does not fit the input.
 
     >>> import torch
     >>> convolution(torch.zeros(2, 3, 8, 8), torch.zeros(4, 3, 5, 5), padding="same").shape
@@ -41,18 +50,29 @@ def convolution(
     dims = kernel.dim() - 2
     if dims not in _CONVOLUTION:
         raise ValueError(f"a kernel needs shape (O, I/groups, *k) with 1 to 3 axes in k, got {tuple(kernel.shape)}")
+    if input.dim() not in (dims + 1, dims + 2) or input.shape[-1 - dims] != kernel.shape[1] * groups:
+        raise ValueError(
+            f"a kernel {tuple(kernel.shape)} in {groups} groups does not fit an input {tuple(input.shape)}"
+        )
     plain = _is(stride, 1) and _is(dilation, 1) and groups == 1 and bias is None
     # torch.compile fuses what lies around a convolution, and does that badly across the pairing
     if plain and _WIDE_VECTORS and not torch.compiler.is_compiling() and _pairing_pays(input, kernel, padding):
         return _convolution_of_column_pairs(input, kernel)
+    if not _lies_channels_last(input):
+        # torch 2.14 can crash on a small kernel that lies channels last where the input does not
+        kernel = kernel.clone(memory_format=torch.contiguous_format)
     return _CONVOLUTION[dims](input, kernel, bias, stride, padding, dilation, groups)
 
 
-def _is(setting: int | Sequence[int], value: int) -> bool:
+def _lies_channels_last(input: Tensor) -> bool:
+    return input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
+
+
+def _is(setting: Sizes, value: int) -> bool:
     return setting == value or (not isinstance(setting, int) and set(setting) == {value})
 
 
-def _pairing_pays(input: Tensor, kernel: Tensor, padding: str | int | Sequence[int]) -> bool:
+def _pairing_pays(input: Tensor, kernel: Tensor, padding: str | Sizes) -> bool:
     return (
         padding == "same"
         and input.dim() == 4
@@ -87,3 +107,463 @@ def _convolution_of_column_pairs(input: Tensor, kernel: Tensor) -> Tensor:
     pairs = input.permute(0, 2, 3, 1).reshape(batch, height, width // 2, 2 * in_channels).permute(0, 3, 1, 2)
     output = F.conv2d(pairs, paired_kernel, padding=(rows // 2, reach))
     return output.permute(0, 2, 3, 1).reshape(batch, height, width, out_channels).permute(0, 3, 1, 2)
+
+
+def transposed_convolution(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """``torch.nn.functional.conv_transpose*d`` of the dimension that the kernel, ``(I, O/groups, *k)``, has.
+
+    Raises:
+        ValueError: a kernel of another rank.
+
+    >>> transposed_convolution(torch.zeros(2, 3, 4, 4), torch.zeros(3, 5, 2, 2), stride=2).shape
+    torch.Size([2, 5, 8, 8])
+    """
+    dims = kernel.dim() - 2
+    if dims not in _TRANSPOSED:
+        raise ValueError(f"a kernel needs shape (I, O/groups, *k) with 1 to 3 axes in k, got {tuple(kernel.shape)}")
+    return _TRANSPOSED[dims](input, kernel, bias, stride, padding, output_padding, groups, dilation)
+
+
+def convolution_per_sample(
+    input: Tensor,
+    kernels: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: str | Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    *,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Convolve every sample with a kernel of its own.
+
+    Args:
+        input: ``(B, I, *S)``.
+        kernels: ``(B, O, I/groups, *k)``.
+        bias: ``(O,)``, ``(B, O)`` or None.
+        backend: ``grouped``: one convolution with a group a sample; ``unfold``: patches times kernels, one batched
+            product; ``loop``: sample after sample; ``auto``: the one that the measurements of
+            ``benchmarks/per_sample.py`` say is fastest for these sizes.
+
+    Returns:
+        ``(B, O, *S')``.
+
+    Raises:
+        ValueError: shapes that do not fit together; the message names them.
+
+    >>> convolution_per_sample(torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 3, 5, 5), padding="same").shape
+    torch.Size([2, 4, 8, 8])
+    """
+    dims = _check_per_sample(input, kernels, bias, groups, input_axis=2)
+    kernel_size = kernels.shape[3:]
+    stride, dilation = _per_axis(stride, dims), _per_axis(dilation, dims)
+    input, padding = _padded(input, kernel_size, padding, dilation, stride)
+    if backend == "auto":
+        backend = _fastest(input, kernels)
+    run = _choose(_PER_SAMPLE, backend)
+    if len(input) == 0:
+        none = _CONVOLUTION[dims](input, kernels.new_zeros(kernels.shape[1:]), None, stride, padding, dilation, groups)
+        return _add_bias(none, bias)
+    return _add_bias(run(input, kernels, stride, padding, dilation, groups), bias)
+
+
+def transposed_convolution_per_sample(
+    input: Tensor,
+    kernels: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """Transposed convolution of every sample with a kernel of its own.
+
+    Args:
+        input: ``(B, I, *S)``.
+        kernels: ``(B, I, O/groups, *k)``.
+        bias: ``(O,)``, ``(B, O)`` or None.
+
+    Returns:
+        ``(B, O, *S')``.
+
+    Raises:
+        ValueError: shapes that do not fit together; the message names them.
+
+    >>> transposed_convolution_per_sample(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 5, 2, 2), stride=2).shape
+    torch.Size([2, 5, 8, 8])
+    """
+    dims = _check_per_sample(input, kernels, None, 1, input_axis=1)
+    batch, channels = input.shape[:2]
+    if channels % groups:
+        raise ValueError(f"groups {groups} do not divide {channels} input channels")
+    _check_bias(bias, batch, kernels.shape[2] * groups)
+    if batch == 0:
+        empty = kernels.new_zeros(kernels.shape[1:])
+        settings = (stride, padding, output_padding, groups, dilation)
+        return _add_bias(transposed_convolution(input, empty, None, *settings), bias)
+    output = _TRANSPOSED[dims](
+        input.reshape(1, batch * channels, *input.shape[2:]),
+        kernels.flatten(0, 1),
+        None,
+        stride,
+        padding,
+        output_padding,
+        batch * groups,
+        dilation,
+    )
+    return _add_bias(output.unflatten(1, (batch, kernels.shape[2] * groups)).squeeze(0), bias)
+
+
+def contracted_convolution(
+    input: Tensor,
+    coefficients: Tensor,
+    basis: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: str | Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve every sample b with ``sum_j coefficients[b, j] basis[j]`` without ever building that kernel.
+
+    All samples are convolved with all of the basis, and the results mixed.
+
+    Args:
+        input: ``(B, I, *S)``.
+        coefficients: ``(B, J)``.
+        basis: ``(J, O, I/groups, *k)``.
+        bias: ``(O,)``, ``(B, O)`` or None.
+
+    Returns:
+        ``(B, O, *S')``, equal to `convolution_per_sample` with the kernels built.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+
+    >>> contracted_convolution(torch.zeros(2, 3, 8, 8), torch.zeros(2, 4), torch.zeros(4, 5, 3, 3, 3)).shape
+    torch.Size([2, 5, 6, 6])
+    """
+    _check_factors(input, coefficients, basis, groups)
+    _check_bias(bias, len(input), basis.shape[1])
+    number, outputs = basis.shape[:2]
+    # the channels of a group must stay together: (groups, J, O / groups)
+    grouped = basis.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 2)
+    everything = convolution(input, grouped, None, stride, padding, dilation, groups)
+    everything = everything.unflatten(1, (groups, number, outputs // groups))
+    mixed = torch.einsum("bj,bgjo...->bgo...", coefficients, everything)
+    return _add_bias(mixed.flatten(1, 2), bias)
+
+
+def linear_per_sample(input: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply to every sample a linear map of its own.
+
+    Args:
+        input: ``(B, *, I)``.
+        weights: ``(B, O, I)``.
+        bias: ``(O,)``, ``(B, O)`` or None.
+
+    Returns:
+        ``(B, *, O)``.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+
+    >>> linear_per_sample(torch.zeros(2, 3), torch.zeros(2, 4, 3)).shape
+    torch.Size([2, 4])
+    """
+    if input.dim() < 2 or weights.dim() != 3 or weights.shape[::2] != (len(input), input.shape[-1]):
+        raise ValueError(
+            f"weights need shape (B, O, I) for an input (B, *, I); got {tuple(weights.shape)} for {tuple(input.shape)}"
+        )
+    _check_bias(bias, len(input), weights.shape[1])
+    output = torch.bmm(input.flatten(1, -2) if input.dim() > 2 else input.unsqueeze(1), weights.mT)
+    return _add_bias_last(output.view(*input.shape[:-1], weights.shape[1]), bias)
+
+
+def contracted_linear(input: Tensor, coefficients: Tensor, basis: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply to every sample b the map ``sum_j coefficients[b, j] basis[j]`` without ever building it.
+
+    Args:
+        input: ``(B, *, I)``.
+        coefficients: ``(B, J)``.
+        basis: ``(J, O, I)``.
+        bias: ``(O,)``, ``(B, O)`` or None.
+
+    Returns:
+        ``(B, *, O)``, equal to `linear_per_sample` with the weights built.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+
+    >>> contracted_linear(torch.zeros(2, 3), torch.zeros(2, 5), torch.zeros(5, 4, 3)).shape
+    torch.Size([2, 4])
+    """
+    if basis.dim() != 3 or basis.shape[2] != input.shape[-1]:
+        raise ValueError(f"a basis (J, O, I) of {tuple(basis.shape)} does not fit an input {tuple(input.shape)}")
+    if coefficients.shape != (len(input), len(basis)):
+        raise ValueError(
+            f"{len(input)} samples and {len(basis)} maps need coefficients of that shape, got "
+            f"{tuple(coefficients.shape)}"
+        )
+    _check_bias(bias, len(input), basis.shape[1])
+    everything = F.linear(input, basis.flatten(0, 1)).unflatten(-1, basis.shape[:2])
+    return _add_bias_last(torch.einsum("bj,b...jo->b...o", coefficients, everything), bias)
+
+
+def local_filter(input: Tensor, filters: Tensor, kernel_size: Sizes) -> Tensor:
+    """Filter with another filter at every position (De Brabandere et al., NIPS 2016, arXiv 1605.09673).
+
+    ``y(p) = sum_q filters_q(p) x(p + q)``, q running over the taps around p, zero beyond the edges.
+
+    Args:
+        input: ``(B, C, H, W)``.
+        filters: ``(B, K, H, W)``, K the number of taps, the last axis varying fastest; all channels share them.
+        kernel_size: odd numbers, whose product is K.
+
+    Returns:
+        ``(B, C, H, W)``.
+
+    Differentiable once; not under ``torch.func``.
+
+    Raises:
+        ValueError: an even size, or shapes that do not fit together.
+
+    >>> local_filter(torch.ones(1, 1, 4, 4), torch.ones(1, 9, 4, 4), 3)[0, 0, 0]
+    tensor([4., 6., 6., 4.])
+    """
+    rows, columns = _per_axis(kernel_size, 2)
+    if rows % 2 == 0 or columns % 2 == 0:
+        raise ValueError(f"kernel sizes must be odd, got {(rows, columns)}")
+    expected = (len(input), rows * columns, *input.shape[2:])
+    if input.dim() != 4 or filters.shape != expected:
+        raise ValueError(
+            f"an input {tuple(input.shape)} and taps {rows}x{columns} need filters {expected}, "
+            f"got {tuple(filters.shape)}"
+        )
+    return _LocalFilter.apply(input, filters, rows, columns)
+
+
+class _LocalFilter(torch.autograd.Function):
+    """Tap after tap, so that the input's K shifted copies never exist together."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, filters: Tensor, rows: int, columns: int) -> Tensor:
+        ctx.save_for_backward(input, filters)
+        ctx.size = rows, columns
+        padded = F.pad(input, (columns // 2, columns // 2, rows // 2, rows // 2))
+        output = torch.zeros_like(input)
+        for shifted, one in _taps(padded, filters, rows, columns):
+            output.addcmul_(shifted, one)
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        input, filters = ctx.saved_tensors
+        rows, columns = ctx.size
+        edges = (columns // 2, columns // 2, rows // 2, rows // 2)
+        padded = F.pad(input, edges)
+        grad_padded, grad_filters = torch.zeros_like(padded), torch.empty_like(filters)
+        height, width = input.shape[2:]
+        for tap, (shifted, one) in enumerate(_taps(padded, filters, rows, columns)):
+            row, column = divmod(tap, columns)
+            if ctx.needs_input_grad[0]:
+                grad_padded[:, :, row : row + height, column : column + width].addcmul_(grad, one)
+            if ctx.needs_input_grad[1]:
+                torch.sum(grad * shifted, dim=1, out=grad_filters[:, tap])
+        grad_input = grad_padded[:, :, rows // 2 : rows // 2 + height, columns // 2 : columns // 2 + width]
+        return grad_input, grad_filters, None, None
+
+
+def _taps(padded: Tensor, filters: Tensor, rows: int, columns: int) -> Any:
+    height, width = filters.shape[2:]
+    for tap in range(rows * columns):
+        row, column = divmod(tap, columns)
+        yield padded[:, :, row : row + height, column : column + width], filters[:, tap : tap + 1]
+
+
+def patch_convolution(
+    input: Tensor, kernels: Tensor, bias: Tensor | None = None, *, backend: Backend = "auto"
+) -> Tensor:
+    """Convolve every patch with a kernel of its own (Nirkin et al., HyperSeg, CVPR 2021, arXiv 2012.11582).
+
+    A patch sees its neighbours' pixels where its kernel reaches over the edge, zeros beyond the image.
+
+    Args:
+        input: ``(B, I, H, W)``.
+        kernels: ``(B, R, C, O, I, k, k)``: R rows of C patches, which divide the image evenly; odd k.
+        bias: ``(O,)``, ``(B, R, C, O)`` or None.
+
+    Returns:
+        ``(B, O, H, W)``.
+
+    Raises:
+        ValueError: patches that do not divide the image, even kernels, or other channels.
+
+    >>> patch_convolution(torch.zeros(1, 2, 8, 12), torch.zeros(1, 2, 3, 5, 2, 3, 3)).shape
+    torch.Size([1, 5, 8, 12])
+    """
+    if input.dim() != 4 or kernels.dim() != 7:
+        raise ValueError(
+            f"needs an input (B, I, H, W) and kernels (B, R, C, O, I, k, k), got {tuple(input.shape)} and "
+            f"{tuple(kernels.shape)}"
+        )
+    batch, rows, columns, outputs, inputs, *size = kernels.shape
+    height, width = input.shape[2:]
+    if height % rows or width % columns:
+        raise ValueError(f"{rows}x{columns} patches do not divide an image of {height}x{width} pixels")
+    if size[0] % 2 == 0 or size[1] % 2 == 0:
+        raise ValueError(f"kernel sizes must be odd, got {tuple(size)}")
+    if (batch, inputs) != tuple(input.shape[:2]):
+        raise ValueError(f"kernels {tuple(kernels.shape)} do not fit an input {tuple(input.shape)}")
+    tall, wide = height // rows, width // columns
+    padded = F.pad(input, (size[1] // 2, size[1] // 2, size[0] // 2, size[0] // 2))
+    patches = padded.unfold(2, tall + size[0] - 1, tall).unfold(3, wide + size[1] - 1, wide)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    if bias is not None and bias.dim() > 1:
+        bias = bias.flatten(0, 2)
+    output = convolution_per_sample(patches, kernels.flatten(0, 2), bias, backend=backend)
+    output = output.view(batch, rows, columns, outputs, tall, wide).permute(0, 3, 1, 4, 2, 5)
+    return output.reshape(batch, outputs, height, width)
+
+
+def _check_per_sample(input: Tensor, kernels: Tensor, bias: Tensor | None, groups: int, input_axis: int) -> int:
+    dims = kernels.dim() - 3
+    if dims not in _CONVOLUTION or input.dim() != dims + 2:
+        raise ValueError(
+            f"a kernel a sample needs kernels (B, O, I/groups, *k) with 1 to 3 axes in k and an input (B, I, *S), got "
+            f"{tuple(kernels.shape)} and {tuple(input.shape)}"
+        )
+    if len(kernels) != len(input):
+        raise ValueError(f"{len(kernels)} kernels for {len(input)} samples")
+    if kernels.shape[input_axis] * groups != input.shape[1]:
+        raise ValueError(
+            f"kernels for {kernels.shape[input_axis] * groups} input channels "
+            f"({groups} groups) but an input of {input.shape[1]}"
+        )
+    if input_axis == 2 and kernels.shape[1] % groups:
+        raise ValueError(f"groups {groups} do not divide {kernels.shape[1]} output channels")
+    _check_bias(bias, len(input), kernels.shape[1])
+    return dims
+
+
+def _check_bias(bias: Tensor | None, batch: int, outputs: int) -> None:
+    if bias is not None and tuple(bias.shape) not in ((outputs,), (batch, outputs)):
+        raise ValueError(f"a bias of shape {tuple(bias.shape)} for {batch} samples and {outputs} output channels")
+
+
+def _check_factors(input: Tensor, coefficients: Tensor, basis: Tensor, groups: int) -> None:
+    dims = basis.dim() - 3
+    if dims not in _CONVOLUTION or input.dim() != dims + 2:
+        raise ValueError(
+            f"a basis needs shape (J, O, I/groups, *k) and an input (B, I, *S), got {tuple(basis.shape)} and "
+            f"{tuple(input.shape)}"
+        )
+    if basis.shape[2] * groups != input.shape[1] or basis.shape[1] % groups:
+        raise ValueError(f"a basis {tuple(basis.shape)} in {groups} groups does not fit an input {tuple(input.shape)}")
+    if coefficients.shape != (len(input), len(basis)):
+        raise ValueError(
+            f"{len(input)} samples and {len(basis)} kernels need coefficients of that shape, got "
+            f"{tuple(coefficients.shape)}"
+        )
+
+
+def _per_axis(value: Sizes, dims: int) -> tuple[int, ...]:
+    return (value,) * dims if isinstance(value, int) else tuple(value)
+
+
+def _padded(
+    input: Tensor, kernel_size: Sequence[int], padding: str | Sizes, dilation: Sequence[int], stride: Sequence[int]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The input with what the convolutions cannot pad themselves, and the padding that is left to them."""
+    dims = len(kernel_size)
+    if not isinstance(padding, str):
+        return input, _per_axis(padding, dims)
+    if padding == "valid":
+        return input, (0,) * dims
+    if padding != "same":
+        raise ValueError(f"padding must be a number, 'same' or 'valid'; got {padding!r}")
+    if set(stride) != {1}:
+        raise ValueError(f"padding 'same' needs stride 1, got {tuple(stride)}")
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+    # an odd total: torch pads one more at the end
+    extra = [edge for total in reversed(totals) for edge in (0, total % 2)]
+    return (F.pad(input, extra) if any(extra) else input), tuple(total // 2 for total in totals)
+
+
+def _grouped(input: Tensor, kernels: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    batch, channels = input.shape[:2]
+    joined = input.reshape(1, batch * channels, *input.shape[2:])
+    run = _CONVOLUTION[input.dim() - 2]
+    output = run(joined, kernels.flatten(0, 1), None, stride, padding, dilation, batch * groups)
+    return output.unflatten(1, (batch, kernels.shape[1])).squeeze(0)
+
+
+def _loop(input: Tensor, kernels: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    run = _CONVOLUTION[input.dim() - 2]
+    samples = zip(input.split(1), kernels, strict=True)
+    return torch.cat([run(sample, kernel, None, stride, padding, dilation, groups) for sample, kernel in samples])
+
+
+def _unfold(input: Tensor, kernels: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    dims = input.dim() - 2
+    edges = [edge for amount in reversed(padding) for edge in (amount, amount)]
+    patches = F.pad(input, edges) if any(edges) else input
+    for axis, size in enumerate(kernels.shape[3:]):
+        reach = dilation[axis] * (size - 1) + 1
+        if patches.shape[2 + axis] < reach:
+            raise ValueError(f"a kernel that reaches over {reach} does not fit {patches.shape[2 + axis]} padded pixels")
+        patches = patches.unfold(2 + axis, reach, stride[axis])[..., :: dilation[axis]]
+    # (B, I, *S', *k) to (B, groups, I/groups * taps, positions)
+    places = patches.shape[2 : 2 + dims]
+    taps_first = [0, 1, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims)]
+    columns = patches.permute(taps_first).reshape(len(input) * groups, -1, math.prod(places))
+    rows = kernels.reshape(len(input) * groups, kernels.shape[1] // groups, -1)
+    return torch.bmm(rows, columns).view(len(input), kernels.shape[1], *places)
+
+
+_PER_SAMPLE: dict[str, Callable[..., Tensor]] = {"grouped": _grouped, "unfold": _unfold, "loop": _loop}
+
+
+def _choose(backends: dict[str, Callable[..., Tensor]], backend: str) -> Callable[..., Tensor]:
+    if backend not in backends:
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}; got {backend!r}")
+    return backends[backend]
+
+
+def contraction_pays(input: Tensor, coefficients: Tensor, basis: Tensor) -> bool:
+    """Whether mixing results is expected to be faster than mixing kernels; see ``benchmarks/per_sample.py``.
+
+    Building B kernels of n numbers from a basis of J moves at least B n numbers; applying the whole basis instead of
+    one kernel does J times the multiplications.
+    """
+    return True
+
+
+def _fastest(input: Tensor, kernels: Tensor) -> str:
+    return "grouped"
+
+
+def _add_bias(output: Tensor, bias: Tensor | None) -> Tensor:
+    """Add a bias ``(O,)`` or ``(B, O)`` to ``(B, O, *S)``."""
+    if bias is None:
+        return output
+    return output + bias.to(output.dtype).reshape(*bias.shape, *(1,) * (output.dim() - 2))
+
+
+def _add_bias_last(output: Tensor, bias: Tensor | None) -> Tensor:
+    """Add a bias ``(O,)`` or ``(B, O)`` to ``(B, *, O)``."""
+    if bias is None:
+        return output
+    each = bias if bias.dim() == 1 else bias.view(len(bias), *(1,) * (output.dim() - 2), bias.shape[1])
+    return output + each.to(output.dtype)

@@ -1,50 +1,212 @@
-"""Convolution layers whose weight is computed instead of stored: ``torch.nn``'s signatures plus ``generator=``."""
+"""Layers whose weight is computed instead of stored: ``torch.nn``'s signatures plus ``generator=``."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .functional import convolution
-from .generators import CoordinateMLP
+from . import functional
+from .functional import Sizes
+from .generators import CoordinateMLP, DenseGenerator, Factors, Generator
+from .generators.base import full_precision
 
-Sizes = int | Sequence[int]
+Bias = bool | Literal["generated"]
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class _HyperConv(nn.Module):
-    """What the convolutions of every dimension share."""
+class CachedKernel:
+    """A layer's kernel and bias, generated once, for as long as the generators do not change.
+
+    Raises:
+        ValueError: a context that is missing or of another width.
+    """
+
+    @torch.no_grad()
+    def __init__(self, layer: "HyperLayer", context: Tensor | None) -> None:
+        self.context = None if layer.generator.context_dim is None else context
+        self.kernel = layer.generator(self.context)
+        self.bias = None if layer.bias_generator is None else layer.bias_generator(self.context)
+        self._made_from = self._sources(layer)
+        # an address identifies a tensor only while the tensor exists
+        self._alive = [*_tensors(layer), self.context]
+
+    def _sources(self, layer: "HyperLayer") -> list[object]:
+        generators = [layer.generator, layer.bias_generator]
+        modes = [generator.training for generator in generators if generator is not None]
+        return [*map(id, generators), *modes, *map(_identity, _tensors(layer)), _identity(self.context)]
+
+    def check(self, layer: "HyperLayer", context: Tensor | None) -> None:
+        """Raise RuntimeError if what is cached is not what the layer would generate now."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("cached kernels have no gradients; call the network within torch.no_grad()")
+        if self._sources(layer) != self._made_from:
+            raise RuntimeError("a generator or its context has changed since its kernel was cached")
+        if context is not None and context is not self.context:
+            raise RuntimeError("called with another context than the kernels were cached for")
+
+
+def _tensors(layer: "HyperLayer") -> list[Tensor]:
+    generators = [each for each in (layer.generator, layer.bias_generator) if each is not None]
+    return [tensor for each in generators for tensor in (*each.parameters(), *each.buffers())]
+
+
+def _identity(tensor: Tensor | None) -> tuple[int, int, int] | None:
+    """Which tensor, where, and how often it was changed in place (in inference mode, torch does not count)."""
+    if tensor is None:
+        return None
+    return id(tensor), tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+class HyperLayer(nn.Module):
+    """What all layers share: a generator for the weight, and a bias that is stored, generated or absent.
+
+    Attributes:
+        generator: computes ``weight``.
+        bias_generator: computes the bias from the same context, where ``bias="generated"``; else None.
+        cache: set by `hyperconv.cached` while it lasts.
+    """
+
+    cache: CachedKernel | None = None
+
+    def __init__(
+        self,
+        weight_shape: tuple[int, ...],
+        out_channels: int,
+        bias: Bias,
+        generator: Callable[..., Generator],
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.generator = generator(weight_shape, **factory)
+        if tuple(self.generator.kernel_shape) != tuple(weight_shape):
+            raise ValueError(
+                f"the generator makes kernels {tuple(self.generator.kernel_shape)}, this layer needs {weight_shape}"
+            )
+        self.bias_generator: Generator | None = None
+        if bias == "generated":
+            self.bias_generator = self._make_bias_generator(generator, out_channels, factory)
+            self.bias: nn.Parameter | None = None
+        elif bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, **factory))
+        else:
+            self.register_parameter("bias", None)
+        self._reset_bias()
+
+    def _make_bias_generator(self, generator: Callable[..., Generator], size: int, factory: dict) -> Generator:
+        try:
+            made = generator((size,), **factory)
+        except ValueError as error:
+            raise ValueError(
+                f"{type(self.generator).__name__} cannot generate a bias of {size} numbers: {error}"
+            ) from error
+        made.kernel_std = self._bias_std()
+        made.reset_parameters()
+        return made
+
+    def _bias_std(self) -> float:
+        """That of ``torch.nn``'s bias, ``1 / sqrt(3 fan_in)``."""
+        return (3 * math.prod(self.generator.kernel_shape[1:])) ** -0.5
+
+    def __getstate__(self) -> dict[str, object]:
+        # a copy or a file made while kernels are cached would never be told when that ends
+        return {**self.__dict__, "cache": None}
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters for generators and bias, at the scale of ``torch.nn``'s layer."""
+        self.generator.reset_parameters()
+        if self.bias_generator is not None:
+            self.bias_generator.reset_parameters()
+        self._reset_bias()
+
+    def _reset_bias(self) -> None:
+        if self.bias is not None:
+            bound = 3**0.5 * self._bias_std()
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @property
+    def weight(self) -> Tensor:
+        """The generated kernel, in the shape of ``torch.nn``'s weight; computed at each access, differentiable.
+
+        Raises:
+            ValueError: a generator that needs a context; ask ``layer.generator(context)`` instead.
+        """
+        return self.generator()
+
+    def _kernel(self, context: Tensor | None) -> Tensor:
+        if self.cache is None:
+            return self.generator(context)
+        self.cache.check(self, context)
+        return self.cache.kernel
+
+    def _factors(self, context: Tensor) -> Factors | None:
+        if self.cache is not None:
+            return None
+        with full_precision(self.generator):
+            return self.generator.factors(context)
+
+    def _bias(self, context: Tensor | None) -> Tensor | None:
+        if self.bias_generator is None:
+            return self.bias
+        return self.bias_generator(context) if self.cache is None else self.cache.bias
+
+    def _check_channels(self, input: Tensor) -> None:
+        """Raise ValueError for an input with other channels than the layer's."""
+        raise NotImplementedError
+
+    def _check_batch(self, input: Tensor, context: Tensor | None, batched_rank: int) -> bool:
+        """Whether there is a kernel a sample."""
+        self._check_channels(input)
+        if context is None and self.cache is not None:
+            context = self.cache.context
+        if context is None or context.dim() < 2:
+            return False
+        if input.dim() != batched_rank:
+            raise ValueError(
+                f"a context a sample, {tuple(context.shape)}, needs a batch of inputs, got {tuple(input.shape)}"
+            )
+        if len(context) != len(input):
+            raise ValueError(f"{len(context)} contexts for {len(input)} samples")
+        return True
+
+
+class _HyperConvNd(HyperLayer):
+    """What the convolutions of every dimension share, transposed ones included."""
 
     dims: ClassVar[int]
+    transposed: ClassVar[bool] = False
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: str | Sizes = 0,
-        dilation: Sizes = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        generator: Callable[..., nn.Module] = CoordinateMLP,
+        stride: Sizes,
+        padding: str | Sizes,
+        dilation: Sizes,
+        groups: int,
+        bias: Bias,
+        padding_mode: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        generator: Callable[..., Generator],
     ) -> None:
-        super().__init__()
         if in_channels < 1 or out_channels < 1:
             raise ValueError(f"channels must be 1 or more, got {in_channels} in, {out_channels} out")
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f"groups {groups} do not divide {in_channels} input and {out_channels} output channels")
         if padding_mode not in _PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}; got {padding_mode!r}")
+        kernel_size = self._per_axis("kernel_size", kernel_size, at_least=1)
+        sides = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
+        super().__init__((sides[0], sides[1] // groups, *kernel_size), out_channels, bias, generator, device, dtype)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = self._per_axis("kernel_size", kernel_size, at_least=1)
+        self.kernel_size = kernel_size
         self.stride = self._per_axis("stride", stride, at_least=1)
         self.dilation = self._per_axis("dilation", dilation, at_least=1)
         self.groups = groups
@@ -57,13 +219,6 @@ class _HyperConv(nn.Module):
             self.padding: str | tuple[int, ...] = padding
         else:
             self.padding = self._per_axis("padding", padding, at_least=0)
-        kernel_shape = (out_channels, in_channels // groups, *self.kernel_size)
-        self.generator = generator(kernel_shape, device=device, dtype=dtype)
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
-        self._reset_bias()
 
     def _per_axis(self, name: str, value: Sizes, at_least: int) -> tuple[int, ...]:
         values = (value,) * self.dims if isinstance(value, int) else tuple(value)
@@ -71,20 +226,53 @@ class _HyperConv(nn.Module):
             raise ValueError(f"{name} must be {self.dims} numbers of {at_least} or more, got {value}")
         return values
 
-    def reset_parameters(self) -> None:
-        """Draw new parameters for generator and bias, at the scale of ``nn.Conv*d``'s."""
-        self.generator.reset_parameters()
-        self._reset_bias()
+    def _check_channels(self, input: Tensor) -> None:
+        if input.dim() not in (self.dims + 1, self.dims + 2) or input.shape[-1 - self.dims] != self.in_channels:
+            raise ValueError(
+                f"a layer of {self.in_channels} input channels and {self.dims} dimensions got an input of shape "
+                f"{tuple(input.shape)}"
+            )
 
-    def _reset_bias(self) -> None:
-        if self.bias is not None:
-            fan_in = self.in_channels // self.groups * torch.Size(self.kernel_size).numel()
-            nn.init.uniform_(self.bias, -(fan_in**-0.5), fan_in**-0.5)
+    def extra_repr(self) -> str:
+        bias = "'generated'" if self.bias_generator is not None else self.bias is not None
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+            f"bias={bias}, padding_mode={self.padding_mode}"
+        )
 
-    @property
-    def weight(self) -> Tensor:
-        """The generated kernel, ``(O, I/groups, *k)``; computed anew at each access, differentiable."""
-        return self.generator()
+
+class _HyperConv(_HyperConvNd):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: str | Sizes = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: Bias = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        generator: Callable[..., Generator] = CoordinateMLP,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            generator,
+        )
 
     def _edges(self) -> list[int]:
         """``F.pad``'s order (last axis first, before and after) for modes that the convolution itself cannot pad."""
@@ -98,20 +286,107 @@ class _HyperConv(nn.Module):
         return pads
 
     def forward(self, input: Tensor, context: Tensor | None = None) -> Tensor:
-        """Convolve ``(B, I, *S)`` or ``(I, *S)`` with the kernel generated from ``context``."""
-        kernel = self.generator(context)
+        """Convolve ``(B, I, *S)`` or ``(I, *S)`` with the kernel generated from ``context``.
+
+        Args:
+            context: ``(context_dim,)`` for one kernel, ``(B, context_dim)`` for a kernel a sample, or None.
+
+        Raises:
+            ValueError: a context that is missing, unwanted, of another width, or for another number of samples.
+        """
+        per_sample = self._check_batch(input, context, self.dims + 2)
         padding = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._edges(), mode=self.padding_mode)
             padding = 0
-        return convolution(input, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
+        settings = (self._bias(context), self.stride, padding, self.dilation, self.groups)
+        if not per_sample:
+            return functional.convolution(input, self._kernel(context), *settings)
+        factors = self._factors(context)
+        if factors is not None and functional.contraction_pays(input, *factors):
+            return functional.contracted_convolution(input, *factors, *settings)
+        return functional.convolution_per_sample(input, self._kernel(context), *settings)
+
+
+class _HyperConvTranspose(_HyperConvNd):
+    transposed = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        bias: Bias = True,
+        dilation: Sizes = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        generator: Callable[..., Generator] = CoordinateMLP,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(f"a transposed convolution pads with zeros only, got padding_mode {padding_mode!r}")
+        if isinstance(padding, str):
+            raise ValueError(f"a transposed convolution's padding is a number, got {padding!r}")
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            generator,
+        )
+        self.output_padding = self._per_axis("output_padding", output_padding, at_least=0)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None, context: Tensor | None = None) -> Tensor:
+        """Convolve ``(B, I, *S)`` or ``(I, *S)``, transposed, with the kernel generated from ``context``.
+
+        Args:
+            output_size: as in ``nn.ConvTranspose*d``; it stands before the context, so name that: ``context=``.
+            context: ``(context_dim,)`` for one kernel, ``(B, context_dim)`` for a kernel a sample, or None.
+
+        Raises:
+            ValueError: a context that is missing, unwanted, of another width, or for another number of samples; an
+                output size out of reach.
+        """
+        per_sample = self._check_batch(input, context, self.dims + 2)
+        output_padding = self.output_padding
+        if output_size is not None:
+            output_padding = self._output_padding_for(input, output_size)
+        settings = (self._bias(context), self.stride, self.padding, output_padding, self.groups, self.dilation)
+        run = functional.transposed_convolution_per_sample if per_sample else functional.transposed_convolution
+        return run(input, self._kernel(context), *settings)
+
+    def _output_padding_for(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
+        if isinstance(output_size, Tensor):
+            raise ValueError(f"output_size is a tensor {tuple(output_size.shape)}; pass a context as context=")
+        if len(output_size) not in (self.dims, self.dims + 2):
+            raise ValueError(f"output_size must be {self.dims} numbers, got {tuple(output_size)}")
+        wanted = tuple(output_size)[-self.dims :]
+        smallest = [
+            (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
+            for size, stride, padding, dilation, kernel in zip(
+                input.shape[-self.dims :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True
+            )
+        ]
+        extra = tuple(want - least for want, least in zip(wanted, smallest, strict=True))
+        if any(not 0 <= more < stride for more, stride in zip(extra, self.stride, strict=True)):
+            largest = [least + stride - 1 for least, stride in zip(smallest, self.stride, strict=True)]
+            raise ValueError(f"output_size {wanted} is out of reach: it must lie between {smallest} and {largest}")
+        return extra
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
-            f"bias={self.bias is not None}, padding_mode={self.padding_mode}"
-        )
+        return f"{super().extra_repr()}, output_padding={self.output_padding}"
 
 
 class HyperConv1d(_HyperConv):
@@ -131,6 +406,8 @@ class HyperConv2d(_HyperConv):
         generator: given the kernel's shape ``(O, I/groups, *k)``, ``device`` and ``dtype``, returns the module whose
             output is the kernel: a generator class or a ``functools.partial`` of one, as torchvision's
             ``norm_layer``. All other arguments are those of ``nn.Conv2d``.
+        bias: True for a stored bias, ``"generated"`` for one that a second generator makes from the same context
+            (where that kind of generator can), False for none.
 
     Raises:
         ValueError: arguments that make no convolution; the message names the numbers.
@@ -138,6 +415,13 @@ class HyperConv2d(_HyperConv):
     >>> layer = HyperConv2d(3, 8, 5, padding="same")
     >>> layer(torch.zeros(2, 3, 28, 28)).shape, layer.weight.shape
     (torch.Size([2, 8, 28, 28]), torch.Size([8, 3, 5, 5]))
+
+    A kernel a sample, from six numbers that describe it:
+
+    >>> from functools import partial
+    >>> layer = HyperConv2d(3, 8, 5, bias="generated", generator=partial(DenseGenerator, context_dim=6))
+    >>> layer(torch.zeros(2, 3, 28, 28), torch.randn(2, 6)).shape
+    torch.Size([2, 8, 24, 24])
     """
 
     dims = 2
@@ -151,3 +435,83 @@ class HyperConv3d(_HyperConv):
     """
 
     dims = 3
+
+
+class HyperConvTranspose1d(_HyperConvTranspose):
+    """``nn.ConvTranspose1d`` with a generated kernel ``(I, O/groups, k)``; see `HyperConv2d`.
+
+    >>> HyperConvTranspose1d(3, 8, 4, stride=2)(torch.zeros(2, 3, 5)).shape
+    torch.Size([2, 8, 12])
+    """
+
+    dims = 1
+
+
+class HyperConvTranspose2d(_HyperConvTranspose):
+    """``nn.ConvTranspose2d`` with a generated kernel ``(I, O/groups, *k)``; see `HyperConv2d`.
+
+    >>> HyperConvTranspose2d(3, 8, 2, stride=2)(torch.zeros(2, 3, 5, 5)).shape
+    torch.Size([2, 8, 10, 10])
+    """
+
+    dims = 2
+
+
+class HyperConvTranspose3d(_HyperConvTranspose):
+    """``nn.ConvTranspose3d`` with a generated kernel ``(I, O/groups, *k)``; see `HyperConv2d`.
+
+    >>> HyperConvTranspose3d(1, 2, 2, stride=2)(torch.zeros(2, 1, 3, 3, 3)).shape
+    torch.Size([2, 2, 6, 6, 6])
+    """
+
+    dims = 3
+
+
+class HyperLinear(HyperLayer):
+    """``nn.Linear`` with a generated weight; `HyperConv2d` says what ``generator`` and ``bias`` may be.
+
+    The default generator makes the weight of a learned embedding; a `CoordinateMLP` has no axes to work on here.
+
+    >>> from functools import partial
+    >>> layer = HyperLinear(20, 30, generator=partial(DenseGenerator, context_dim=6))
+    >>> layer(torch.zeros(2, 20), torch.randn(2, 6)).shape
+    torch.Size([2, 30])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: Bias = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        generator: Callable[..., Generator] = DenseGenerator,
+    ) -> None:
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"features must be 1 or more, got {in_features} in, {out_features} out")
+        super().__init__((out_features, in_features), out_features, bias, generator, device, dtype)
+        self.in_features = in_features
+        self.out_features = out_features
+
+    def forward(self, input: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(*, I)`` to ``(*, O)``, or ``(B, *, I)`` to ``(B, *, O)`` with a context ``(B, context_dim)``.
+
+        Raises:
+            ValueError: a context that is missing, unwanted, of another width, or for another number of samples.
+        """
+        per_sample = self._check_batch(input, context, max(input.dim(), 2))
+        bias = self._bias(context)
+        if not per_sample:
+            return F.linear(input, self._kernel(context), bias)
+        factors = self._factors(context)
+        if factors is not None and functional.contraction_pays(input, *factors):
+            return functional.contracted_linear(input, *factors, bias)
+        return functional.linear_per_sample(input, self._kernel(context), bias)
+
+    def _check_channels(self, input: Tensor) -> None:
+        if input.dim() == 0 or input.shape[-1] != self.in_features:
+            raise ValueError(f"a layer of {self.in_features} features got an input of shape {tuple(input.shape)}")
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -104,3 +104,13 @@ def test_arms_given_the_wrong_way_round_are_noticed(tmp_path, saved, capsys):
         cli.run(noise_test.main, noise_test.NoiseTest, ["--normal", str(good), "--hyper", str(good)])
     assert stop.value.code == 2
     assert "holds a hyper network" in capsys.readouterr().err
+
+
+def test_weights_left_over_are_refused_unless_asked_for(tmp_path, saved):
+    _, good = saved
+    content = torch.load(good, weights_only=True)
+    content["state_dict"]["extra"] = torch.zeros(1)
+    torch.save(content, tmp_path / "extra.ckpt")
+    with pytest.raises(InputError, match="another architecture"):
+        MNISTClassifier.load_from_checkpoint(tmp_path / "extra.ckpt")
+    assert MNISTClassifier.load_from_checkpoint(tmp_path / "extra.ckpt", strict=False).hparams["conv"] == "hyper"

@@ -6,47 +6,160 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from generators import PER_SAMPLE, SHARED, context_for
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from torch import nn
 
 from hyperconv import (
     CoordinateMLP,
+    GeneratedTogether,
     HyperConv1d,
     HyperConv2d,
     HyperConv3d,
+    HyperConvTranspose1d,
+    HyperConvTranspose2d,
+    HyperConvTranspose3d,
+    HyperLinear,
     MNISTClassifier,
     ResidualBlock,
     convolution,
     functional,
     kernel_grid,
+    resize,
 )
+from hyperconv.generators.coordinate_mlp import _decorrelation
 
 HYPER = {1: HyperConv1d, 2: HyperConv2d, 3: HyperConv3d}
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+HYPER_TRANSPOSED = {1: HyperConvTranspose1d, 2: HyperConvTranspose2d, 3: HyperConvTranspose3d}
+PLAIN_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 def cases():
-    for dims, groups, kernel_size, stride, padding, dilation, mode in product(
-        (1, 2, 3), (1, 2), (1, 2, 3, 5), (1, 2), (0, 2, "same"), (1, 2), ("zeros", "reflect", "circular", "replicate")
+    for channels, kernel_size, stride, padding, dilation, mode in product(
+        ((4, 6, 1), (4, 6, 2), (1, 3, 1), (4, 4, 4)),
+        (1, 2, 3, 5),
+        (1, 2),
+        (0, 2, "same"),
+        (1, 2),
+        ("zeros", "reflect", "circular", "replicate"),
     ):
         if padding == "same" and stride > 1:
             continue
-        yield dims, groups, kernel_size, stride, padding, dilation, mode
+        settings = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": mode}
+        yield channels, kernel_size, settings
 
 
+@pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("dims", (1, 2, 3))
-def test_equals_torch_convolution_with_the_same_weight(dims):
+def test_equals_torch_convolution_with_the_same_weight(dims, name):
     torch.manual_seed(0)
-    for case in cases():
-        if case[0] != dims:
-            continue
-        _, groups, kernel_size, stride, padding, dilation, mode = case
-        settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "padding_mode": mode}
-        hyper = HYPER[dims](4, 6, kernel_size, **settings)
-        plain = PLAIN[dims](4, 6, kernel_size, **settings)
+    every = list(cases())
+    # each generator meets every option, all of them together every combination
+    for (inputs, outputs, groups), kernel_size, settings in every[list(SHARED).index(name) :: len(SHARED)]:
+        settings = {**settings, "groups": groups}
+        hyper = HYPER[dims](inputs, outputs, kernel_size, **settings, generator=SHARED[name])
+        plain = PLAIN[dims](inputs, outputs, kernel_size, **settings)
         plain.load_state_dict({"weight": hyper.weight, "bias": hyper.bias})
-        images = torch.randn(2, 4, *[10, 11, 9][:dims])
-        torch.testing.assert_close(hyper(images), plain(images), msg=lambda text, case=case: f"{case}: {text}")
+        images = torch.randn(2, inputs, *[10, 11, 9][:dims])
+        torch.testing.assert_close(hyper(images), plain(images), msg=lambda text, s=settings: f"{s}: {text}")
         assert hyper.weight.shape == plain.weight.shape
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("dims", (1, 2, 3))
+def test_equals_torch_transposed_convolution_with_the_same_weight(dims, name):
+    torch.manual_seed(0)
+    every = list(product(((4, 6, 1), (4, 6, 2), (4, 4, 4)), (1, 2, 3), (1, 2, 3), (0, 1), (0, 1), (1, 2)))
+    for (inputs, outputs, groups), kernel_size, stride, padding, extra, dilation in every[
+        list(SHARED).index(name) :: len(SHARED)
+    ]:
+        if extra >= max(stride, dilation):
+            continue
+        settings = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
+        hyper = HYPER_TRANSPOSED[dims](inputs, outputs, kernel_size, groups=groups, **settings, generator=SHARED[name])
+        plain = PLAIN_TRANSPOSED[dims](inputs, outputs, kernel_size, groups=groups, **settings)
+        plain.load_state_dict({"weight": hyper.weight, "bias": hyper.bias})
+        images = torch.randn(2, inputs, *[4, 5, 3][:dims])
+        torch.testing.assert_close(hyper(images), plain(images))
+        larger = [size + stride - 1 - extra for size in hyper(images).shape[2:]]
+        torch.testing.assert_close(hyper(images, output_size=larger), plain(images, output_size=larger))
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+@pytest.mark.parametrize("dims", (1, 2, 3))
+def test_a_context_a_sample_equals_torch_sample_by_sample(dims, name):
+    torch.manual_seed(0)
+    images = torch.randn(3, 4, *[8, 9, 7][:dims])
+    settings = {"stride": 2, "padding": 2, "dilation": 2, "groups": 2}
+    for hyper, plain, more in (
+        (HYPER, PLAIN, settings),
+        (HYPER, PLAIN, {"padding": "same", "padding_mode": "circular"}),
+        (HYPER_TRANSPOSED, PLAIN_TRANSPOSED, {**settings, "output_padding": 1}),
+    ):
+        for bias in (True, False, "generated"):
+            if bias == "generated" and ("coordinate" in name or "low rank" in name):
+                continue
+            layer = hyper[dims](4, 6, 3, bias=bias, **more, generator=PER_SAMPLE[name])
+            contexts = context_for(layer.generator, 3)
+            expected = []
+            for image, context in zip(images, contexts, strict=True):
+                twin = plain[dims](4, 6, 3, bias=bool(bias), **more)
+                weights = {"weight": layer.generator(context)}
+                if bias:
+                    weights["bias"] = layer.bias if bias is True else layer.bias_generator(context)
+                twin.load_state_dict(weights)
+                expected.append(twin(image))
+                torch.testing.assert_close(layer(image[None], context=context)[0], expected[-1])
+            torch.testing.assert_close(layer(images, context=contexts), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in PER_SAMPLE if "coordinate" not in name])
+def test_linear_equals_torch_sample_by_sample(name):
+    torch.manual_seed(0)
+    rows = torch.randn(3, 2, 5)
+    for bias in (True, False) if name == "low rank" else (True, False, "generated"):
+        layer = HyperLinear(5, 4, bias=bias, generator=PER_SAMPLE[name])
+        contexts = context_for(layer.generator, 3)
+        for number, context in enumerate(contexts):
+            own = layer.bias if layer.bias_generator is None else layer.bias_generator(context)
+            expected = F.linear(rows[number], layer.generator(context), own)
+            torch.testing.assert_close(layer(rows[number], context), expected)
+            torch.testing.assert_close(layer(rows, contexts)[number], expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(layer(rows[:, 0], contexts)[number], expected[0], rtol=1e-4, atol=1e-5)
+    shared = HyperLinear(5, 4)
+    torch.testing.assert_close(shared(rows), F.linear(rows, shared.weight, shared.bias))
+
+
+def test_a_generated_bias_starts_at_the_scale_of_a_stored_one():
+    torch.manual_seed(0)
+    layer = HyperConv2d(16, 256, 5, bias="generated", generator=PER_SAMPLE["dense"])
+    generated = layer.bias_generator(torch.randn(500, 3))
+    assert generated.std().item() == pytest.approx(nn.Conv2d(16, 256, 5).bias.std().item(), rel=0.15)
+    with pytest.raises(ValueError, match="CoordinateMLP cannot generate a bias of 8 numbers"):
+        HyperConv2d(4, 8, 3, bias="generated")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda layer, images: layer(images), "needs a context of width 3, got none"),
+        (lambda layer, images: layer(images, torch.zeros(2, 4)), r"needs a context \(3,\) or \(B, 3\), got \(2, 4\)"),
+        (lambda layer, images: layer(images, torch.zeros(5, 3)), "5 contexts for 2 samples"),
+        (
+            lambda layer, images: layer(images[0], torch.zeros(2, 3)),
+            r"\(2, 3\), needs a batch of inputs, got \(4, 8, 8\)",
+        ),
+        (lambda layer, images: layer.weight, "needs a context of width 3, got none"),
+        (lambda layer, images: layer(images[:, :3], torch.zeros(2, 3)), r"4 input channels .* shape \(2, 3, 8, 8\)"),
+        (lambda layer, images: layer(images[..., None], torch.zeros(2, 3)), r"2 dimensions .* \(2, 4, 8, 8, 1\)"),
+    ],
+)
+def test_contexts_that_do_not_fit_name_the_numbers(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(HyperConv2d(4, 6, 3, generator=PER_SAMPLE["dense"]), torch.zeros(2, 4, 8, 8))
 
 
 def test_uneven_sizes_per_axis_and_unbatched_input():
@@ -59,7 +172,7 @@ def test_uneven_sizes_per_axis_and_unbatched_input():
 
 def test_gradients_reach_every_parameter_and_are_right():
     torch.manual_seed(0)
-    for norm in ("stateless", "none", "batchnorm"):
+    for norm in ("decorrelated", "stateless", "none", "batchnorm"):
         layer = HyperConv2d(2, 3, 3, generator=partial(CoordinateMLP, hidden=(5, 4), norm=norm), dtype=torch.float64)
         names, values = zip(*layer.named_parameters(), strict=True)
         images = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
@@ -73,7 +186,7 @@ def test_gradients_reach_every_parameter_and_are_right():
         assert all(parameter.grad.abs().sum() > 0 for parameter in values)
 
 
-@pytest.mark.parametrize("norm", ("stateless", "batchnorm", "none"))
+@pytest.mark.parametrize("norm", ("decorrelated", "stateless", "batchnorm", "none"))
 @pytest.mark.parametrize("size", ((3,), (31,), (2, 2), (3, 3), (5, 5), (31, 31), (3, 3, 3), (7, 7, 7)))
 def test_initial_kernels_have_the_scale_of_torch(norm, size):
     torch.manual_seed(0)
@@ -94,20 +207,40 @@ def test_one_tap_kernel_has_nothing_to_standardise_and_still_works():
         CoordinateMLP((4, 4, 1, 1), norm="batchnorm")
 
 
-def test_stateless_standardisation_matches_its_definition():
+@pytest.mark.parametrize("norm", ("stateless", "decorrelated"))
+def test_standardisation_matches_its_definition(norm):
     torch.manual_seed(0)
-    generator = CoordinateMLP((8, 4, 5, 5))
+    generator = CoordinateMLP((8, 4, 5, 5), norm=norm)
     nn.init.normal_(generator.scale)
     nn.init.normal_(generator.mean)
-    raw = torch.einsum("pn,oni->oip", generator.trunk(generator.grid), generator.head)
+    features = generator.trunk(generator.grid)
+    if norm == "decorrelated":
+        features = features @ _decorrelation(features - features.mean(0))
+    raw = torch.einsum("pn,oni->oip", features, generator.head)
     standard = (raw - raw.mean(-1, keepdim=True)) / raw.var(-1, keepdim=True, correction=0).add(1e-5).sqrt()
     expected = (standard * generator.scale.mT + generator.mean.mT) * generator.kernel_std
     torch.testing.assert_close(generator().flatten(2), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_decorrelated_features_span_the_same_kernels_and_are_all_but_the_faintest_alike():
+    torch.manual_seed(0)
+    generator = CoordinateMLP((8, 4, 5, 5), dtype=torch.float64)
+    features = generator.trunk(generator.grid)
+    features = features - features.mean(0)
+    decorrelated = features @ _decorrelation(features)
+    assert torch.linalg.matrix_rank(torch.cat([features, decorrelated], dim=1)) == torch.linalg.matrix_rank(features)
+    covariance = features.T @ features / 25
+    strengths = torch.linalg.eigvalsh(covariance)
+    ridge = 0.03 * covariance.diagonal().mean() + 1e-5
+    # the same up to a rotation: every direction shrinks from strength s to s / (s + ridge)
+    torch.testing.assert_close(
+        torch.linalg.eigvalsh(decorrelated.T @ decorrelated / 25), strengths / (strengths + ridge), rtol=1e-6, atol=1e-9
+    )
+
+
 def test_kernels_are_the_same_in_training_and_evaluation_unless_batchnorm():
     torch.manual_seed(0)
-    for norm, same in (("stateless", True), ("none", True), ("batchnorm", False)):
+    for norm, same in (("decorrelated", True), ("stateless", True), ("none", True), ("batchnorm", False)):
         generator = CoordinateMLP((8, 4, 5, 5), norm=norm)
         training, evaluation = generator.train()(), generator.eval()()
         assert torch.equal(training, evaluation) == same
@@ -179,6 +312,17 @@ def test_generator_refuses_what_it_cannot_use():
         CoordinateMLP((2, 2, 3, 3), norm="layer")
     with pytest.raises(ValueError, match="1 to 3 axes"):
         convolution(torch.zeros(1, 2), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"\(2, 2, 3\) in 2 groups does not fit an input \(1, 2, 8\)"):
+        convolution(torch.zeros(1, 2, 8), torch.zeros(2, 2, 3), groups=2)
+    with pytest.raises(ValueError, match=r"makes kernels \(8, 3, 3, 3\), this layer needs \(8, 3, 5, 5\)"):
+        HyperConv2d(3, 8, 5, generator=lambda shape, **factory: CoordinateMLP((8, 3, 3, 3), **factory))
+    transposed = HyperConvTranspose2d(2, 2, 3, generator=PER_SAMPLE["dense"])
+    with pytest.raises(ValueError, match=r"tensor \(1, 3\); pass a context as context="):
+        transposed(torch.zeros(1, 2, 4, 4), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"must be 2 numbers, got \(4, 4, 4\)"):
+        transposed(torch.zeros(1, 2, 4, 4), (4, 4, 4), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"out of reach: it must lie between \[6, 6\] and \[6, 6\]"):
+        transposed(torch.zeros(1, 2, 4, 4), (9, 6), torch.zeros(1, 3))
 
 
 def test_functional_convolution_is_torch_convolution():
@@ -223,8 +367,140 @@ def test_mixed_precision_rounds_the_kernel_and_nothing_before_it(dtype):
     assert torch.equal(kernel, layer.weight)
 
 
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16, torch.float64))
+def test_layers_run_in_every_precision(dtype):
+    torch.manual_seed(0)
+    for name, generator in SHARED.items():
+        if name == "started":
+            continue
+        layer = HyperConv2d(4, 4, 3, padding=1, generator=generator)
+        images = torch.randn(2, 4, 6, 6)
+        expected = layer(images)
+        output = layer.to(dtype)(images.to(dtype))
+        assert output.dtype == dtype
+        coarse = 0.1 if dtype == torch.bfloat16 else 0.02
+        assert (output.float() - expected).abs().max() < coarse * expected.abs().max(), name
+        output.sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters()), name
+
+
+def test_half_precision_holds_the_variance_of_wide_kernels():
+    torch.manual_seed(0)
+    for norm in ("decorrelated", "stateless"):
+        generator = CoordinateMLP((2, 8192, 3, 3), norm=norm)
+        expected = generator()
+        assert (generator.half()().float() - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_per_sample_layers_keep_the_type_of_autocast():
+    contexts = torch.randn(2, 3)
+    for bias in (True, False, "generated"):
+        layer = HyperConv2d(4, 4, 3, bias=bias, generator=PER_SAMPLE["dense"])
+        linear = HyperLinear(4, 4, bias=bias, generator=PER_SAMPLE["dense"])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(torch.randn(2, 4, 8, 8), contexts).dtype == torch.bfloat16
+            assert linear(torch.randn(2, 4), contexts).dtype == torch.bfloat16
+
+
+def test_an_empty_batch_gives_an_empty_batch():
+    for name, generator in PER_SAMPLE.items():
+        for layer, shape in (
+            (HyperConv2d(4, 6, 3, stride=2, generator=generator), (0, 6, 3, 3)),
+            (HyperConvTranspose2d(4, 6, 3, stride=2, generator=generator), (0, 6, 17, 17)),
+        ):
+            assert layer(torch.zeros(0, 4, 8, 8), context=torch.zeros(0, 3)).shape == shape, name
+    assert HyperLinear(4, 6, generator=PER_SAMPLE["dense"])(torch.zeros(0, 4), torch.zeros(0, 3)).shape == (0, 6)
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_gradients_of_layers_with_a_context_a_sample_are_right(name):
+    torch.manual_seed(0)
+    double = {"dtype": torch.float64, "generator": PER_SAMPLE[name]}
+    layers = [
+        (HyperConv2d(2, 2, 2, **double), {}),
+        (HyperConvTranspose2d(2, 2, 2, stride=2, **double), {"output_size": None}),
+    ]
+    if "coordinate" not in name:
+        layers.append((HyperLinear(3, 2, **double), {}))
+    for layer, more in layers:
+        context = context_for(layer.generator, 2, dtype=torch.float64).requires_grad_()
+        images = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+        names, values = zip(*((n, p) for n, p in layer.named_parameters() if p.requires_grad), strict=True)
+
+        def run(images, context, *values, layer=layer, names=names, more=more):
+            arguments = {**more, "context": context}
+            return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (images,), arguments)
+
+        assert torch.autograd.gradcheck(run, (images, context, *values), fast_mode=True), layer
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_shapes_are_those_of_torch(data):
+    dims = data.draw(st.integers(1, 3))
+    groups = data.draw(st.integers(1, 3))
+    inputs, outputs = groups * data.draw(st.integers(1, 2)), groups * data.draw(st.integers(1, 2))
+    per_axis = [data.draw(st.tuples(*(st.integers(1, 3),) * 4, st.integers(0, 2))) for _ in range(dims)]
+    kernel, stride, dilation, extra, padding = map(tuple, zip(*per_axis, strict=True))
+    size = [d * (k - 1) + e for k, d, e in zip(kernel, dilation, extra, strict=True)]
+    arguments = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    images = torch.randn(data.draw(st.integers(0, 2)), inputs, *size)
+    hyper, plain = (kinds[dims](inputs, outputs, kernel, **arguments) for kinds in (HYPER, PLAIN))
+    assert hyper(images).shape == plain(images).shape
+    transposed = {**arguments, "padding": 0}
+    hyper, plain = (
+        kinds[dims](inputs, outputs, kernel, **transposed) for kinds in (HYPER_TRANSPOSED, PLAIN_TRANSPOSED)
+    )
+    assert hyper(images).shape == plain(images).shape
+
+
+def test_runs_on_the_meta_device():
+    layer = HyperConv2d(3, 4, 3, device="meta")
+    assert layer(torch.empty(2, 3, 8, 8, device="meta")).shape == (2, 4, 6, 6)
+
+
+def test_loading_weights_fills_a_grid_that_was_never_made():
+    torch.manual_seed(0)
+    trained = HyperConv2d(3, 4, 3)
+    for assign in (False, True):
+        layer = HyperConv2d(3, 4, 3, device="meta")
+        if not assign:
+            layer.to_empty(device="cpu")
+        layer.load_state_dict(trained.state_dict(), assign=assign)
+        assert torch.equal(layer.weight, trained.weight)
+
+
 def test_materialises_from_the_meta_device():
     layer = HyperConv2d(4, 4, 5, device="meta").to_empty(device="cpu")
     layer.reset_parameters()
     assert torch.equal(layer.generator.grid, kernel_grid((5, 5)))
     assert layer.weight.isfinite().all()
+
+
+def test_generating_together_changes_nothing_but_time():
+    torch.manual_seed(0)
+    layers = [
+        HyperConv2d(3, 4, 5, padding=2),
+        HyperConv2d(4, 6, 5, padding=2),
+        HyperConv2d(6, 4, 3, padding=1),
+        HyperConv2d(4, 4, 5, padding=2, generator=partial(CoordinateMLP, norm="none")),
+        HyperConv2d(4, 4, 5, padding=2, generator=partial(CoordinateMLP, norm="stateless")),
+        HyperConv2d(4, 4, 5, padding=2, generator=partial(CoordinateMLP, norm="stateless")),
+        HyperConv2d(4, 4, 5, padding=2, generator=partial(CoordinateMLP, encoding="fourier")),
+        HyperConv2d(4, 4, 5, padding=2, generator=partial(CoordinateMLP, encoding="fourier")),
+        ResidualBlock(4),
+    ]
+    layers.append(resize(HyperConv2d(4, 4, 3, padding=1), 5))
+    together, apart = GeneratedTogether(*layers), nn.Sequential(*layers)
+    images = torch.randn(2, 3, 8, 8)
+    results = []
+    for network in (together, apart):
+        output = network(images)
+        results.append((output, *torch.autograd.grad(output.square().sum(), list(network.parameters()))))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+    assert all(module.ready is None for module in together.modules() if isinstance(module, CoordinateMLP))
+    assert torch.equal(copy.deepcopy(together)(images), together(images))
+    with pytest.raises(ValueError, match="3 input channels"):
+        together(torch.randn(2, 5, 8, 8))
+    assert all(module.ready is None for module in together.modules() if isinstance(module, CoordinateMLP))

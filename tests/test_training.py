@@ -15,7 +15,7 @@ import main
 from hyperconv import HyperConv2d, MNISTClassifier, cli
 from hyperconv.data import DigitDataset, digits
 from hyperconv.experiments import results
-from hyperconv.experiments.digits import DigitsRun, run_digits
+from hyperconv.experiments.digits import DigitsRun, recipe_of, run_digits
 from hyperconv.training import RECIPES
 
 ROOT = Path(main.__file__).parent
@@ -66,6 +66,7 @@ def test_both_arms_learn_and_leave_logs_checkpoints_and_results(tmp_path, digits
         assert "optimizer_states" not in best
         model = MNISTClassifier.load_from_checkpoint(arm.checkpoint)
         assert model.hparams["conv"] == arm.arm
+        assert f"digits-{recipe_of(model)}" == settings.experiment()
     rows = results.read(folder / "results.csv")
     assert {(row.arm, row.split, row.metric) for row in rows} == {
         (arm, split, metric)
@@ -73,6 +74,19 @@ def test_both_arms_learn_and_leave_logs_checkpoints_and_results(tmp_path, digits
         for split in ("validation", "test")
         for metric in ("accuracy", "loss")
     }
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_training_digits_and_agree_on_the_figures(tmp_path, digits_folder):
+    command = [sys.executable, "main.py", "--data", str(digits_folder), "--logs", str(tmp_path), "--name", "pair"]
+    ended = subprocess.run([*command, *TINY, "--devices", "2", "--epochs", "8", "--conv", "hyper"], cwd=ROOT)
+    assert ended.returncode == 0
+    rows = list(csv.DictReader((tmp_path / "pair" / "hyper" / "metrics.csv").open()))
+    validations = [row for row in rows if row["val_loss"]]
+    # 220 training digits in batches of 16: each process takes every other one of 13
+    assert [int(row["step"]) for row in validations] == [6 * epoch - 1 for epoch in range(1, 9)]
+    test_accuracy = {row.metric: row.value for row in results.read(tmp_path / "pair" / "results.csv")}["accuracy"]
+    assert test_accuracy > 0.3
 
 
 def start(logs: Path, data: Path, *more: str) -> subprocess.Popen:

@@ -76,15 +76,18 @@ def _world() -> tuple[int, int]:
 class EpochBatches(Sampler[Tensor]):
     """Batches of indices whose shuffle is a function of seed and epoch alone, so that a resumed run repeats it.
 
-    Processes that train together take turns at the batches.
+    Processes that train together take turns at the batches if these are ``shared``; else each takes them all.
     """
 
-    def __init__(self, length: int, batch_size: int, *, shuffle: bool, drop_last: bool, seed: int) -> None:
+    def __init__(
+        self, length: int, batch_size: int, *, shuffle: bool, drop_last: bool, seed: int, shared: bool
+    ) -> None:
         self.length = length
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.seed = seed
+        self.shared = shared
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -94,7 +97,10 @@ class EpochBatches(Sampler[Tensor]):
     def __len__(self) -> int:
         whole, rest = divmod(self.length, self.batch_size)
         batches = whole if self.drop_last or not rest else whole + 1
-        return batches // _world()[1]
+        return batches // self._turn()[1]
+
+    def _turn(self) -> tuple[int, int]:
+        return _world() if self.shared else (0, 1)
 
     def __iter__(self) -> Iterator[Tensor]:
         if self.shuffle:
@@ -102,14 +108,20 @@ class EpochBatches(Sampler[Tensor]):
             order = torch.randperm(self.length, generator=generator)
         else:
             order = torch.arange(self.length)
-        rank, processes = _world()
+        rank, processes = self._turn()
         yield from order.split(self.batch_size)[rank : len(self) * processes : processes]
 
 
-def digit_loader(dataset: DigitDataset, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> DataLoader:
-    """A loader of whole batches (no work per sample); a shuffled one drops the incomplete last batch."""
+def digit_loader(
+    dataset: DigitDataset, batch_size: int, *, shuffle: bool = False, seed: int = 0, shared: bool = False
+) -> DataLoader:
+    """A loader of whole batches (no work per sample); a shuffled one drops the incomplete last batch.
+
+    Args:
+        shared: among processes that train together, rather than the same for each.
+    """
     drop_last = shuffle and len(dataset) >= batch_size
-    batches = EpochBatches(len(dataset), batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed)
+    batches = EpochBatches(len(dataset), batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed, shared=shared)
     return DataLoader(dataset, sampler=batches, batch_size=None)
 
 

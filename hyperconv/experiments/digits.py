@@ -42,8 +42,9 @@ class DigitsRun:
         seed: of initial weights and shuffling.
         kernel_size: of the convolutions in the residual blocks.
         hidden: widths of the kernel generators' hidden layers, e.g. 16 16 4.
-        norm: how generated kernels are standardised: stateless, batchnorm (running statistics, so that training
-            and evaluation use different kernels), or none.
+        norm: how generated kernels are standardised: decorrelated (by their own statistics, made of decorrelated
+            features: accurate), stateless (by their own statistics: more robust to noise), batchnorm (running
+            statistics, so that training and evaluation use different kernels), or none.
         accelerator: cpu, gpu, ... as in Lightning's Trainer; auto takes what is there.
         devices: how many devices; each takes every so-manieth batch.
         strategy: how to use several devices, as in Lightning's Trainer; auto spawns a process for each.
@@ -64,7 +65,7 @@ class DigitsRun:
     seed: NonNegativeInt = 0
     kernel_size: PositiveInt = 5
     hidden: tuple[PositiveInt, ...] = (16, 16, 16)
-    norm: Norm = "stateless"
+    norm: Norm = "decorrelated"
     accelerator: str = "auto"
     devices: PositiveInt = 1
     strategy: str = "auto"
@@ -96,13 +97,28 @@ class DigitsRun:
 
     def experiment(self) -> str:
         """The recipe's name, followed by every setting that changes the science."""
-        changed = []
-        for key in ("epochs", "batch_size", "learning_rate", "kernel_size", "hidden", "norm", "precision"):
-            value, default = getattr(self, key), type(self).__dataclass_fields__[key].default
-            if value != default:
-                text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                changed.append(f"{key.replace('_', '-')}={text}")
-        return " ".join([f"digits-{self.recipe}", *changed])
+        names = ("epochs", "batch_size", "learning_rate", "kernel_size", "hidden", "norm", "precision")
+        return f"digits-{_with_changes(self.recipe, {name: getattr(self, name) for name in names})}"
+
+
+def recipe_of(model: MNISTClassifier) -> str:
+    """What a trained network's recipe and settings are called in `DigitsRun.experiment`."""
+    trained = model.recipe
+    name, recipe = next((name, each) for name, each in RECIPES.items() if each.optimizer == trained.optimizer)
+    own = {key: getattr(trained, key) for key in ("epochs", "batch_size", "learning_rate")}
+    changed = {key: value for key, value in own.items() if value != getattr(recipe, key)}
+    made = {key: model.hparams[key] for key in ("kernel_size", "hidden", "norm")}
+    return _with_changes(name, {**changed, **made})
+
+
+def _with_changes(recipe: str, settings: dict[str, Any]) -> str:
+    texts = []
+    for key, value in settings.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if value != DigitsRun.__dataclass_fields__[key].default:
+            text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            texts.append(f"{key.replace('_', '-')}={text}")
+    return " ".join([recipe, *texts])
 
 
 @dataclass(frozen=True)
@@ -202,7 +218,7 @@ def _train_arm(arm: Arm, settings: DigitsRun, digits: Digits, folder: Path) -> A
     model = settings.network(arm, recipe=recipe, data=digits.name)
     _write_yaml(folder / arm / "hparams.yaml", {**model.hparams, "seed": settings.seed})
     loaders = Loaders(
-        train=digit_loader(digits.train, recipe.batch_size, shuffle=recipe.shuffle, seed=settings.seed),
+        train=digit_loader(digits.train, recipe.batch_size, shuffle=recipe.shuffle, seed=settings.seed, shared=True),
         validation=digit_loader(digits.validation, _EVALUATION_BATCH),
         test=digit_loader(digits.test, _EVALUATION_BATCH),
     )

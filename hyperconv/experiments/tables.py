@@ -90,14 +90,16 @@ def accuracy_table(rows: Sequence[Result]) -> str:
 
 def noise_table(rows: Sequence[Result]) -> str:
     """Mean accuracy over 20 levels of each noise."""
-    noisy = [row for row in rows if row.experiment == "noise"]
+    noisy = [row for row in rows if row.experiment.startswith("noise ")]
     noises = list(_unique(row.metric for row in noisy))
     lines = []
-    for data, arm in _unique((row.data, row.arm) for row in noisy):
-        here = [row for row in noisy if (row.data, row.arm) == (data, arm)]
+    for data, experiment, arm in _unique((row.data, row.experiment, row.arm) for row in noisy):
+        here = [row for row in noisy if (row.data, row.experiment, row.arm) == (data, experiment, arm)]
         values = [[row.value for row in here if row.metric == noise] for noise in noises]
-        lines.append((data, arm, *(_mean_sd(value, 3) for value in values)))
-    return _markdown(("data", "arm", *(noise.removeprefix("mean accuracy, ") for noise in noises)), lines, left=2)
+        recipe = experiment.removeprefix("noise ")
+        lines.append((data, recipe, arm, *(_mean_sd(value, 3) for value in values)))
+    head = ("data", "recipe", "arm", *(noise.removeprefix("mean accuracy, ") for noise in noises))
+    return _markdown(head, lines, left=3)
 
 
 def _mean_sd(values: Sequence[float], digits: int) -> str:

@@ -48,7 +48,7 @@ class MNISTClassifier(pl.LightningModule):
         conv: Arm = "hyper",
         kernel_size: int = 5,
         hidden: Sequence[int] = (16, 16, 16),
-        norm: Norm = "stateless",
+        norm: Norm = "decorrelated",
         recipe: Recipe | Mapping[str, Any] = RECIPES["fast"],
         data: str = "mnist",
     ) -> None:
@@ -147,13 +147,14 @@ class MNISTClassifier(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **overrides: Any
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", *, strict: bool = True, **overrides: Any
     ) -> "MNISTClassifier":
         """Load a checkpoint of this class, running none of the code that the file might hold.
 
         Args:
             checkpoint_path: a ``best.ckpt`` or ``last.ckpt``.
             map_location: as in ``torch.load``.
+            strict: refuse weights that are missing or left over.
             overrides: constructor arguments in place of the saved ones.
 
         Raises:
@@ -168,7 +169,7 @@ class MNISTClassifier(pl.LightningModule):
             )
         try:
             model = cls(**{**settings, **overrides})
-            model.load_state_dict(weights)
+            model.load_state_dict(weights, strict=strict)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{checkpoint_path} holds another architecture: {reason[:200]}") from error

@@ -92,7 +92,7 @@ def fit(
             max_epochs=recipe.epochs,
             callbacks=callbacks,
             logger=MetricsLog(folder, resume_at),
-            log_every_n_steps=min(50, len(loaders.train)),
+            log_every_n_steps=max(1, min(50, len(loaders.train) // trainer_options.get("devices", 1))),
             num_sanity_val_steps=0,
             enable_model_summary=False,
             deterministic="warn" if torch.cuda.is_available() else None,

@@ -27,8 +27,7 @@ class MetricsLog(Logger):
         super().__init__()
         self.folder = folder
         self.path = folder / "metrics.csv"
-        self._resume_at = resume_at
-        self._truncated = False
+        self._keep_rows_before(resume_at)
 
     @property
     def name(self) -> str:
@@ -48,8 +47,6 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if not self._truncated:
-            self._truncate()
         row = {name: value for name, value in metrics.items() if name in COLUMNS}
         row["step"] = step
         if "epoch" in row:
@@ -57,16 +54,15 @@ class MetricsLog(Logger):
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
 
-    def _truncate(self) -> None:
+    def _keep_rows_before(self, step: int) -> None:
         kept = []
-        if self._resume_at and self.path.is_file():
+        if step and self.path.is_file():
             with self.path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if _step(row) < self._resume_at and not row["test_loss"]]
+                kept = [row for row in csv.DictReader(file) if _step(row) < step and not row["test_loss"]]
         with renamed_into_place(self.path) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(kept)
-        self._truncated = True
 
 
 def _step(row: Mapping[str, str | None]) -> float:

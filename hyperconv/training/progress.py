@@ -13,11 +13,14 @@ class RunProgress(pl.callbacks.ProgressBar):
     Where the output is no terminal, one line an epoch instead.
     """
 
-    def __init__(self, title: str, console: Console | None = None) -> None:
+    def __init__(self, title: str) -> None:
         super().__init__()
         self._title = title
-        self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # not before: a console cannot be sent to the processes of several devices
+        self._console = Console(stderr=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._enabled = trainer.is_global_zero

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..blocks import ResidualBlock
 from ..layers import HyperConv2d
+from ..together import GeneratedTogether
 
 
 def digit_classifier(
@@ -36,7 +37,7 @@ def digit_classifier(
         return [nn.Conv2d(width, 2 * width, 1, bias=False), nn.MaxPool2d(2)]
 
     first, second, third, fourth = widths
-    return nn.Sequential(
+    return GeneratedTogether(
         nn.Conv2d(1, first, 1),
         *(*stage(first), *normalize(first), *widen(first)),
         *(*stage(second), *normalize(second), *widen(second)),

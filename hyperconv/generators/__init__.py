@@ -1,0 +1,23 @@
+"""Kernel generators: context in, kernel out. The contract is `Generator`'s."""
+
+from .base import Factors, Generator, Init, StartAtKernel, magnitude_invariant
+from .chunked import ChunkedGenerator
+from .coordinate_mlp import CoordinateMLP, Norm
+from .dense import DenseGenerator
+from .embedding import EmbeddingGenerator, TileNetwork
+from .low_rank import LowRankGenerator
+
+__all__ = [
+    "ChunkedGenerator",
+    "CoordinateMLP",
+    "DenseGenerator",
+    "EmbeddingGenerator",
+    "Factors",
+    "Generator",
+    "Init",
+    "LowRankGenerator",
+    "Norm",
+    "StartAtKernel",
+    "TileNetwork",
+    "magnitude_invariant",
+]

@@ -1,0 +1,226 @@
+"""What all generators keep to."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Init = Literal["torch", "hyperfan-in", "hyperfan-out", "hyperfan"]
+Factors = tuple[Tensor, Tensor]
+
+
+class Generator(nn.Module):
+    """Context in, kernel out.
+
+    The contract:
+
+    - a generator is built from the kernel's shape, ``(O, I/groups, *k)`` (or ``(O,)`` for a bias, where it can);
+    - ``forward(context=None)`` returns such a kernel, or ``(B, *kernel_shape)`` for a context ``(B, context_dim)``;
+    - ``context_dim`` is the width of the context, None for a generator that takes none;
+    - at initialisation its kernels have standard deviation ``kernel_std``, given a context of unit variance;
+    - the kernel is the same in training and in evaluation, unless an option's description says otherwise;
+    - its state dict holds parameters only (again unless the option says otherwise).
+
+    Args:
+        kernel_shape: of the kernel to generate.
+        context_dim: width of the context or None.
+        init: the kernels' initial scale. ``torch``: that of ``nn.Conv*d``, variance ``1 / (3 fan_in)``;
+            ``hyperfan-in``: ``2 / fan_in``, which keeps the variance of signals from one ReLU to the next;
+            ``hyperfan-out``: ``2 / fan_out``, which keeps that of gradients; ``hyperfan``: the harmonic mean of the
+            two (Chang et al., ICLR 2020, for kernels whose biases are not generated).
+        encode_context: ``magnitude-invariant`` turns each context value in 0 ... 1 into a cosine and a sine, so that
+            the input's norm, and with it the kernel's, does not change with the value (Ortiz et al., ICLR 2024).
+
+    Raises:
+        ValueError: a shape, width or option that makes no generator.
+    """
+
+    def __init__(
+        self,
+        kernel_shape: Sequence[int],
+        context_dim: int | None = None,
+        init: Init = "torch",
+        encode_context: Literal["none", "magnitude-invariant"] = "none",
+    ) -> None:
+        super().__init__()
+        self.kernel_shape = tuple(kernel_shape)
+        if not self.kernel_shape or min(self.kernel_shape) < 1:
+            raise ValueError(f"a kernel's shape is (O, I/groups, *k), all 1 or more; got {self.kernel_shape}")
+        if context_dim is not None and context_dim < 1:
+            raise ValueError(f"context_dim must be 1 or more, or None; got {context_dim}")
+        if encode_context not in ("none", "magnitude-invariant"):
+            raise ValueError(f"encode_context must be 'none' or 'magnitude-invariant', got {encode_context!r}")
+        if encode_context != "none" and context_dim is None:
+            raise ValueError(f"encode_context {encode_context!r} needs a context_dim")
+        self.context_dim = context_dim
+        self.encode_context = encode_context
+        self.init = init
+        self.kernel_std = _kernel_std(self.kernel_shape, init)
+
+    @property
+    def context_width(self) -> int:
+        """Numbers that `generate` is given for each context."""
+        width = self.context_dim or 0
+        return 2 * width if self.encode_context == "magnitude-invariant" else width
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters; kernels then have standard deviation ``kernel_std``."""
+        raise NotImplementedError
+
+    def generate(self, context: Tensor | None) -> Tensor:
+        """The kernel from a checked and encoded context, ``(context_width,)``, ``(B, context_width)`` or None."""
+        raise NotImplementedError
+
+    def zero_output_(self) -> None:
+        """Make all kernels zero, with parameters that can still learn."""
+        raise NotImplementedError
+
+    def factors(self, context: Tensor) -> Factors | None:
+        """The kernel as coefficients ``(B, J)`` times a basis ``(J, *kernel_shape)``, where it is linear in J numbers.
+
+        An operator can then apply it to every sample without building B kernels.
+        """
+        return None
+
+    def forward(self, context: Tensor | None = None) -> Tensor:
+        """The kernel, ``kernel_shape``; or ``(B, *kernel_shape)`` for a context ``(B, context_dim)``.
+
+        Raises:
+            ValueError: a context that is missing, unwanted, or of another width.
+        """
+        # a kernel is the network's weight: mixed precision may round it, but not what it is computed from
+        with full_precision(self):
+            return self.generate(self.checked(context))
+
+    def checked(self, context: Tensor | None) -> Tensor | None:
+        """The context as `generate` wants it."""
+        name = type(self).__name__
+        if self.context_dim is None:
+            if context is not None:
+                raise ValueError(f"{name} takes no context, got one of shape {tuple(context.shape)}")
+            return None
+        if context is None:
+            raise ValueError(f"{name} needs a context of width {self.context_dim}, got none")
+        if context.dim() not in (1, 2) or context.shape[-1] != self.context_dim:
+            raise ValueError(
+                f"{name} needs a context ({self.context_dim},) or (B, {self.context_dim}), got {tuple(context.shape)}"
+            )
+        context = context.to(next(self.parameters()).dtype)
+        return magnitude_invariant(context) if self.encode_context == "magnitude-invariant" else context
+
+    def extra_repr(self) -> str:
+        context = "" if self.context_dim is None else f", context_dim={self.context_dim}"
+        return f"kernel_shape={self.kernel_shape}{context}"
+
+
+class StartAtKernel(Generator):
+    """A given kernel plus what a generator adds to it, which is nothing at first: theta_0 + Delta, Delta = 0.
+
+    Args:
+        generator: adds to the kernel; its output is set to zero.
+        kernel: to start at, ``generator.kernel_shape``. It is a parameter.
+        frozen: whether the kernel stays as it is and only the generator learns.
+
+    Raises:
+        ValueError: a kernel of another shape.
+
+    >>> from hyperconv import CoordinateMLP
+    >>> start = torch.randn(8, 4, 3, 3)
+    >>> torch.equal(StartAtKernel(CoordinateMLP((8, 4, 3, 3)), start)(), start)
+    True
+    """
+
+    def __init__(self, generator: Generator, kernel: Tensor, frozen: bool = False) -> None:
+        super().__init__(generator.kernel_shape, generator.context_dim, generator.init)
+        if kernel.shape != torch.Size(self.kernel_shape):
+            raise ValueError(f"a kernel {tuple(kernel.shape)} to start at, but {self.kernel_shape} is generated")
+        self.generator = generator
+        generator.zero_output_()
+        self.start = nn.Parameter(kernel.detach().clone(), requires_grad=not frozen)
+
+    def checked(self, context: Tensor | None) -> Tensor | None:
+        return self.generator.checked(context)
+
+    def generate(self, context: Tensor | None) -> Tensor:
+        return self.start + self.generator.generate(context)
+
+    def factors(self, context: Tensor) -> Factors | None:
+        inner = self.generator.factors(context)
+        if inner is None:
+            return None
+        coefficients, basis = inner
+        return with_constant(coefficients), torch.cat([basis, self.start.unsqueeze(0)])
+
+    def reset_parameters(self) -> None:
+        """Draw the generator's parameters anew and set its output to zero; the start stays."""
+        self.generator.reset_parameters()
+        self.generator.zero_output_()
+
+    def zero_output_(self) -> None:
+        nn.init.zeros_(self.start)
+        self.generator.zero_output_()
+
+
+def magnitude_invariant(context: Tensor) -> Tensor:
+    """``(..., D)`` in 0 ... 1 to ``(..., 2 D)`` of constant norm: cosine and sine of a quarter turn.
+
+    >>> magnitude_invariant(torch.tensor([0.0, 1.0])).round(decimals=3).abs().tolist()
+    [1.0, 0.0, 0.0, 1.0]
+    """
+    angle = context * (math.pi / 2)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def perceptron(
+    widths: Sequence[int],
+    activation: Callable[[], nn.Module],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Sequential:
+    """Linear layers from each width to the next, an activation after each."""
+    if min(widths) < 1:
+        raise ValueError(f"widths must be 1 or more, got {widths[0]} inputs and hidden widths {tuple(widths[1:])}")
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs, device=device, dtype=dtype), activation()]
+    return nn.Sequential(*layers)
+
+
+def leaky_relu(negative_slope: float = 0.1) -> nn.Module:
+    """Not a plain ReLU: a generator that is given one vector only would be dead where that vector meets no unit."""
+    return nn.LeakyReLU(negative_slope)
+
+
+def reset_linear_layers(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+
+
+def with_constant(coefficients: Tensor) -> Tensor:
+    return torch.cat([coefficients, coefficients.new_ones(len(coefficients), 1)], dim=1)
+
+
+def _kernel_std(kernel_shape: tuple[int, ...], init: Init) -> float:
+    taps = math.prod(kernel_shape[2:])
+    fan_in, fan_out = math.prod(kernel_shape[1:]), kernel_shape[0] * taps
+    variances: dict[str, float] = {
+        "torch": 1 / (3 * fan_in),
+        "hyperfan-in": 2 / fan_in,
+        "hyperfan-out": 2 / fan_out,
+        "hyperfan": 4 / (fan_in + fan_out),
+    }
+    if init not in variances:
+        raise ValueError(f"init must be one of {', '.join(get_args(Init))}; got {init!r}")
+    return math.sqrt(variances[init])
+
+
+def full_precision(module: nn.Module) -> AbstractContextManager:
+    """Autocast is off within; where there is none (on the meta device), nothing."""
+    device = next(module.parameters()).device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -1,0 +1,356 @@
+"""A kernel as a function of its own coordinates."""
+
+import copy
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..coordinates import kernel_grid
+from .base import Generator, Init, leaky_relu, perceptron, reset_linear_layers
+from .dense import unit_contexts
+
+Norm = Literal["decorrelated", "stateless", "batchnorm", "none"]
+Encoding = Literal["raw", "fourier", "siren"]
+Conditioning = Literal["concat", "film"]
+_VARIANCE_EPS = 1e-5
+_RIDGE = 0.03
+_FOURIER_WAVELENGTHS = (2, 4, 8, 16)
+_SIREN_FREQUENCY = 30.0
+
+
+class CoordinateMLP(Generator):
+    """A kernel as a function of its own coordinates (Ma et al., WACV 2022, arXiv 2105.10559).
+
+    A trunk of small layers turns each tap's position into features, which all C_out x C_in kernels share; a linear
+    head mixes them into one value a kernel. Every kernel is then standardised over its taps, and given a learned
+    scale and mean, in units of ``kernel_std``, at first the standard deviation that ``nn.Conv*d`` would start with.
+
+    Args:
+        kernel_shape: ``(O, I/groups, *k)``, any number of spatial axes.
+        hidden: widths of the trunk's layers. The parameters are ``(hidden[-1] + 2) O I`` and the trunk's:
+            with ``hidden[-1] + 2`` above the number of taps, more than the kernel itself has.
+        negative_slope: of the LeakyReLU after each hidden layer.
+        norm: how a kernel is standardised over its taps.
+            ``stateless``: by its own mean and variance, always. With a single tap there is nothing to
+            standardise, and it means ``none``.
+            ``decorrelated``: likewise, and the features that all kernels are mixed from are decorrelated over the
+            taps before. The kernels that there are stay the same, but fine detail is learned about as fast as
+            coarse: networks come out more accurate, and less robust to noise.
+            ``batchnorm``: by running statistics in evaluation, as the first release on MNIST did
+            (github.com/mkarmann/hyper-conv): the kernels then differ between training and evaluation.
+            ``none``: not at all, as in the paper.
+        encoding: of the coordinates. ``raw``: as they are, in taps from the centre; ``fourier``: beside them sines
+            and cosines of wavelengths 2 to 16 taps along each axis (Tancik et al., NeurIPS 2020); ``siren``: sines in
+            place of LeakyReLU, over coordinates in -1 ... 1 (Sitzmann et al., NeurIPS 2020; first layer bound 1 / d).
+        context_dim: width of a context that the kernel depends on, or None.
+        conditioning: ``concat``: the context stands beside every coordinate; ``film``: it scales and shifts every
+            hidden layer (Perez et al., AAAI 2018).
+
+    Raises:
+        ValueError: a shape, width or option that makes no generator.
+
+    >>> CoordinateMLP((8, 4, 5, 5))().shape
+    torch.Size([8, 4, 5, 5])
+    >>> CoordinateMLP((8, 4, 5, 5), context_dim=3)(torch.randn(2, 3)).shape
+    torch.Size([2, 8, 4, 5, 5])
+    """
+
+    ready: Tensor | None = None  # normalised features, within `run_together` only
+
+    def __init__(
+        self,
+        kernel_shape: Sequence[int],
+        hidden: Sequence[int] = (16, 16, 16),
+        negative_slope: float = 0.1,
+        norm: Norm = "decorrelated",
+        encoding: Encoding = "raw",
+        context_dim: int | None = None,
+        conditioning: Conditioning = "concat",
+        init: Init = "torch",
+        encode_context: str = "none",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(kernel_shape, context_dim, init, encode_context)
+        if len(self.kernel_shape) < 3:
+            raise ValueError(
+                f"a kernel of coordinates has shape (O, I/groups, *k) with one axis or more in k, "
+                f"got {self.kernel_shape}"
+            )
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden widths must be 1 or more, got {tuple(hidden)}")
+        for name, value, choices in (
+            ("norm", norm, Norm),
+            ("encoding", encoding, Encoding),
+            ("conditioning", conditioning, Conditioning),
+        ):
+            if value not in get_args(choices):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
+        out_channels, in_channels, *kernel_size = self.kernel_shape
+        taps = math.prod(kernel_size)
+        if norm == "batchnorm" and taps == 1:
+            raise ValueError("norm 'batchnorm' needs more than one tap to take statistics of; use 'stateless'")
+        if conditioning == "film" and context_dim is None:
+            raise ValueError("conditioning 'film' needs a context_dim")
+        if norm == "batchnorm" and context_dim is not None:
+            raise ValueError("norm 'batchnorm' would mix the statistics of all contexts; use 'stateless'")
+        self.norm = "none" if taps == 1 else norm
+        self.encoding = encoding
+        self.conditioning = conditioning
+        self.hidden = tuple(hidden)
+        self.negative_slope = negative_slope
+
+        factory = {"device": device, "dtype": dtype}
+        # the size at which statistics are taken, and the distance of the kernel's own taps; see `resized`
+        self._reference_size = tuple(kernel_size)
+        self._spacing = (1.0,) * len(kernel_size)
+        self.register_buffer("grid", kernel_grid(kernel_size, **factory), persistent=False)
+        self.register_load_state_dict_post_hook(_refill_grid)
+        width = len(kernel_size)
+        if encoding == "fourier":
+            width *= 1 + 2 * len(_FOURIER_WAVELENGTHS)
+        if context_dim is not None and conditioning == "concat":
+            width += self.context_width
+        self.trunk = perceptron(
+            (width, *hidden), _Sine if encoding == "siren" else partial(leaky_relu, negative_slope), **factory
+        )
+        if context_dim is not None and conditioning == "film":
+            self.film = nn.Linear(self.context_width, 2 * sum(hidden), **factory)
+        # (O, features, I): its product with the features comes out as (O, taps, I), which is a kernel in
+        # channels-last memory without a copy
+        self.head = nn.Parameter(torch.empty(out_channels, hidden[-1], in_channels, **factory))
+        self.scale = nn.Parameter(torch.empty(out_channels, 1, in_channels, **factory))
+        self.mean = nn.Parameter(torch.empty(out_channels, 1, in_channels, **factory))
+        if self.norm == "batchnorm":
+            self.running_norm = nn.BatchNorm1d(out_channels * in_channels, affine=False, **factory)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new parameters; kernels then have mean 0 and standard deviation ``kernel_std``."""
+        self.grid.copy_(self._taps())
+        reset_linear_layers(self)
+        if self.encoding == "siren":
+            self._reset_siren()
+        # standardised kernels do not depend on the head's scale, but it sets how fast the head learns
+        nn.init.normal_(self.head).div_(self.head.shape[1] ** 0.5)
+        nn.init.ones_(self.scale)
+        nn.init.zeros_(self.mean)
+        if self.norm == "none":
+            self._reset_scale_and_mean()
+        if self.norm == "batchnorm":
+            self.running_norm.reset_running_stats()
+
+    def _reset_scale_and_mean(self) -> None:
+        """For kernels that nothing standardises.
+
+        Features of neighbouring taps are alike, and most of all in what they have in common: a kernel would start
+        with an offset, which adds up over its taps where a stored kernel's taps cancel.
+        """
+        features = self._features(self.grid, None if self.context_dim is None else unit_contexts(self)).flatten(0, -2)
+        if len(self.grid) > 1:
+            offset = torch.matmul(features.mean(dim=0), self.head).unsqueeze(1)
+            features = features - features.mean(dim=0)
+        else:
+            offset = 0.0
+        gain = self.head.shape[1] ** 0.5 / features.square().sum(dim=1).mean().sqrt()
+        self.scale.mul_(gain)
+        self.mean.sub_(gain * offset)
+
+    def _reset_siren(self) -> None:
+        linear = [layer for layer in self.trunk if isinstance(layer, nn.Linear)]
+        for number, layer in enumerate(linear):
+            bound = 1 / layer.in_features if number == 0 else math.sqrt(6 / layer.in_features) / _SIREN_FREQUENCY
+            nn.init.uniform_(layer.weight, -bound, bound)
+
+    def zero_output_(self) -> None:
+        nn.init.zeros_(self.scale)
+        nn.init.zeros_(self.mean)
+
+    def generate(self, context: Tensor | None) -> Tensor:
+        """The kernel, ``(O, I/groups, *k)``, channels last in memory; or ``(B, O, I/groups, *k)``."""
+        kernels = self._at(self.grid, context)
+        return kernels.unflatten(-2, self.kernel_shape[2:]).movedim(-1, -1 - len(self.kernel_shape[2:]))
+
+    def sample(self, positions: Tensor, context: Tensor | None = None) -> Tensor:
+        """The kernels as the continuous functions that they are.
+
+        Args:
+            positions: ``(P, d)``, in taps from the kernel's centre.
+            context: ``(context_dim,)``, ``(B, context_dim)`` or None.
+
+        Returns:
+            ``(O, P, I)`` or ``(B, O, P, I)``. The statistics for standardising are those of the kernel's own taps, so
+            that a position on a tap gives the tap's weight (with ``batchnorm`` in training mode: pass the taps
+            themselves).
+        """
+        return self._at(positions, self.checked(context))
+
+    def resized(self, kernel_size: Sequence[int]) -> "CoordinateMLP":
+        """A copy whose kernels are the same functions over the same extent, sampled at ``kernel_size`` taps.
+
+        They are multiplied by the ratio of the numbers of taps, old to new. A state dict does not hold the size at
+        which a generator began: load it into one that was made and resized alike.
+
+        Raises:
+            ValueError: another number of axes, or a single tap.
+        """
+        old, new = self.kernel_shape[2:], tuple(kernel_size)
+        if len(new) != len(old) or math.prod(new) < 2 or math.prod(old) < 2:
+            raise ValueError(f"a kernel of {old} taps cannot be sampled at {new}")
+        twin = copy.deepcopy(self)
+        twin.kernel_shape = (*self.kernel_shape[:2], *new)
+        twin.kernel_std = self.kernel_std * math.prod(old) / math.prod(new)
+        twin._spacing = tuple(space * a / b for space, a, b in zip(self._spacing, old, new, strict=True))
+        twin.grid = twin._taps().to(self.grid)
+        return twin
+
+    def _taps(self) -> Tensor:
+        return kernel_grid(self.kernel_shape[2:]) * torch.tensor(self._spacing)
+
+    def alike(self) -> Hashable | None:
+        """Generators that give the same answer have trunks that can be run as one, by `run_together`; None never."""
+        if self.context_dim is not None or self.norm not in ("decorrelated", "stateless"):
+            return None
+        if self.kernel_shape[2:] != self._reference_size:
+            return None
+        return (
+            *(type(self), self.kernel_shape[2:], self.hidden, self.norm, self.encoding, self.negative_slope),
+            *(self.grid.dtype, self.grid.device),
+        )
+
+    def _at(self, positions: Tensor, context: Tensor | None) -> Tensor:
+        if self.ready is not None and positions is self.grid:
+            return self._standardized(self.ready, self.ready)
+        features = self._features(positions, context)
+        if self.norm == "none":
+            head = self.head * (self.scale * self.kernel_std)
+            return torch.matmul(features.unsqueeze(-3), head) + self.mean * self.kernel_std
+        if self.norm == "batchnorm":
+            raw = torch.matmul(features, self.head).transpose(0, 1)
+            standardized = self.running_norm(raw.flatten(1)).view_as(raw).transpose(0, 1)
+            return (standardized * self.scale + self.mean) * self.kernel_std
+        own = positions is self.grid and self.kernel_shape[2:] == self._reference_size
+        at_taps = features if own else self._features(kernel_grid(self._reference_size).to(self.grid), context)
+        return self._standardized(*self._normalized(features, at_taps))
+
+    def _normalized(self, features: Tensor, at_taps: Tensor) -> tuple[Tensor, Tensor]:
+        """Features somewhere and at the taps, ``(..., P, F)``, centred over the taps and, if so asked, decorrelated."""
+        at_grid = features is at_taps
+        centre = at_taps.mean(dim=-2, keepdim=True)
+        at_taps = at_taps - centre
+        features = at_taps if at_grid else features - centre
+        if self.norm == "decorrelated":
+            mixing = _decorrelation(at_taps)
+            at_taps = at_taps @ mixing
+            features = at_taps if at_grid else features @ mixing
+        return features, at_taps
+
+    def _features(self, positions: Tensor, context: Tensor | None) -> Tensor:
+        """``(P, F)``, or ``(B, P, F)`` for a context a sample."""
+        inputs = self._encoded(positions)
+        if context is None:
+            return self.trunk(inputs)
+        leading = context.shape[:-1]
+        if self.conditioning == "concat":
+            beside = context.unsqueeze(-2).expand(*leading, len(inputs), -1)
+            return self.trunk(torch.cat([inputs.expand(*leading, -1, -1), beside], dim=-1))
+        features = inputs
+        gains, shifts = (each.split(self.hidden, dim=-1) for each in self.film(context).unsqueeze(-2).chunk(2, dim=-1))
+        for linear, activation, gain, shift in zip(self.trunk[::2], self.trunk[1::2], gains, shifts, strict=True):
+            features = activation(linear(features) * (1 + gain) + shift)
+        return features
+
+    def _encoded(self, positions: Tensor) -> Tensor:
+        if self.encoding == "raw":
+            return positions
+        if self.encoding == "siren":
+            return positions / positions.new_tensor([max(size - 1, 1) / 2 for size in self._reference_size])
+        angles = [positions * (2 * math.pi / wavelength) for wavelength in _FOURIER_WAVELENGTHS]
+        return torch.cat([positions, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=-1)
+
+    def _standardized(self, features: Tensor, at_taps: Tensor) -> Tensor:
+        """Kernels ``(O, P, I)`` from centred features ``(P, F)``, standardised over the taps; or a batch of both.
+
+        A kernel's variance over the taps is a quadratic form of its row of the head, so that the standardised head
+        gives standardised kernels in one product, without a second pass over them.
+        """
+        unit = self.kernel_std**2
+        # half precision cannot hold a variance in these units
+        wide, head = _at_least_single(at_taps), _at_least_single(self.head)
+        covariance = wide.mT @ wide / (wide.shape[-2] * unit)
+        if features.dim() == 3:
+            variance = (torch.matmul(covariance.unsqueeze(1), head) * head).sum(dim=-2, keepdim=True)
+            gain = self.scale * (variance + _VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
+            return torch.matmul(features.unsqueeze(1), self.head) * gain + self.mean * self.kernel_std
+        # matmul would copy the features for every output channel where bmm only strides over them
+        per_kernel = (len(self.head), -1, -1)
+        variance = (torch.bmm(covariance.expand(per_kernel), head) * head).sum(dim=1, keepdim=True)
+        gain = self.scale * (variance + _VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
+        kernels = torch.bmm(features.expand(per_kernel), self.head * gain)
+        return torch.add(kernels, self.mean, alpha=self.kernel_std)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, norm={self.norm!r}"
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _refill_grid(generator: CoordinateMLP, incompatible_keys: object) -> None:
+    """A state dict holds no grid: on a module that was made on the meta device, nothing else would fill it."""
+    generator.grid = generator._taps().to(generator.head)
+
+
+class _Sine(nn.Module):
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.sin(_SIREN_FREQUENCY * input)
+
+
+def _decorrelation(at_taps: Tensor) -> Tensor:
+    """The matrix ``(..., F, F)`` that mixes centred features ``(..., P, F)`` into ones that hardly correlate.
+
+    Features of neighbouring taps are much alike: a few directions hold nearly all of their variance, and a head
+    learns the others a hundred times more slowly. The ridge leaves the faintest of them faint.
+    """
+    # the factorisation knows no half precision
+    wide = _at_least_single(at_taps)
+    covariance = wide.mT @ wide / wide.shape[-2]
+    variances = covariance.diagonal(dim1=-2, dim2=-1)
+    ridge = (_RIDGE * variances.mean(dim=-1, keepdim=True) + _VARIANCE_EPS).expand(variances.shape)
+    factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(ridge))
+    identity = torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device)
+    return torch.linalg.solve_triangular(factor, identity.expand(factor.shape), upper=False).mT.to(at_taps.dtype)
+
+
+@contextmanager
+def run_together(generators: Sequence[CoordinateMLP]) -> Iterator[None]:
+    """Within the block, the generators' kernels come of trunks that were run as one, in a few batched products.
+
+    Sixteen small trunks one after the other cost more in calls than in arithmetic.
+
+    Args:
+        generators: whose `alike` is the same.
+    """
+    first = generators[0]
+    with torch.autocast(first.grid.device.type, enabled=False):
+        features = first._encoded(first.grid).expand(len(generators), -1, -1)
+        for linear in range(0, len(first.trunk), 2):
+            weights = torch.stack([generator.trunk[linear].weight for generator in generators])
+            biases = torch.stack([generator.trunk[linear].bias for generator in generators])
+            features = first.trunk[linear + 1](torch.baddbmm(biases.unsqueeze(1), features, weights.mT))
+        features, _ = first._normalized(features, features)
+    try:
+        for generator, ready in zip(generators, features.unbind(), strict=True):
+            generator.ready = ready
+        yield
+    finally:
+        for generator in generators:
+            generator.ready = None

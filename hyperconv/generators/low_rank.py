@@ -1,0 +1,80 @@
+"""Factors generated instead of the whole kernel."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Generator, Init
+from .dense import DenseGenerator, unit_contexts
+
+
+class LowRankGenerator(Generator):
+    """The kernel, read as a matrix of O rows, is a product of two thin matrices, which a dense layer generates.
+
+    Args:
+        kernel_shape: of two axes or more.
+        context_dim: width of the context; None for a learned embedding instead.
+        rank: columns of the first factor and rows of the second.
+        embedding_dim: width of that embedding.
+        hidden: widths of hidden layers (LeakyReLU 0.1) between context and factors.
+
+    The parameters are ``(hidden[-1] + 1) rank (O + I/groups prod(k))``.
+
+    >>> LowRankGenerator((8, 4, 3, 3), context_dim=5, rank=2)(torch.randn(5)).shape
+    torch.Size([8, 4, 3, 3])
+    """
+
+    def __init__(
+        self,
+        kernel_shape: Sequence[int],
+        context_dim: int | None = None,
+        rank: int = 4,
+        embedding_dim: int = 8,
+        hidden: Sequence[int] = (),
+        init: Init = "torch",
+        encode_context: str = "none",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(kernel_shape, context_dim, init, encode_context)
+        if len(self.kernel_shape) < 2:
+            raise ValueError(f"a kernel of shape {self.kernel_shape} has no low-rank form; it needs two axes or more")
+        if rank < 1:
+            raise ValueError(f"rank must be 1 or more, got {rank}")
+        self.rank = rank
+        rows, columns = self.kernel_shape[0], math.prod(self.kernel_shape[1:])
+        self.sizes = (rows * rank, rank * columns)
+        options = {"hidden": hidden, "encode_context": encode_context, "device": device, "dtype": dtype}
+        self.dense = DenseGenerator((sum(self.sizes),), context_dim, embedding_dim, **options)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new parameters; kernels then have standard deviation ``kernel_std`` over contexts of unit variance."""
+        self.dense.kernel_std = 1.0
+        self.dense.reset_parameters()
+        # a context's length scales both factors, and the kernel by its square: measure rather than assume
+        contexts = None if self.context_dim is None else unit_contexts(self)
+        left, right = self._factors(contexts)
+        self._right(self.dense.weight).mul_(self.kernel_std / (left @ right).square().mean().sqrt())
+
+    def zero_output_(self) -> None:
+        """The second factor becomes zero, the first stays, so that there is a gradient."""
+        with torch.no_grad():
+            self._right(self.dense.weight).zero_()
+            self._right(self.dense.bias).zero_()
+
+    def _right(self, of_dense: Tensor) -> Tensor:
+        return of_dense[..., self.sizes[0] :]
+
+    def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        left, right = self.dense.generate(context).split(self.sizes, dim=-1)
+        rows, columns = self.kernel_shape[0], math.prod(self.kernel_shape[1:])
+        return left.unflatten(-1, (rows, self.rank)), right.unflatten(-1, (self.rank, columns))
+
+    def generate(self, context: Tensor | None) -> Tensor:
+        left, right = self._factors(context)
+        return (left @ right).unflatten(-1, self.kernel_shape[1:])

@@ -1,0 +1,382 @@
+import copy
+import io
+import pickle
+import warnings
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from generators import PER_SAMPLE
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from hyperconv import (
+    ChunkedGenerator,
+    CoordinateMLP,
+    GeneratedTogether,
+    HyperConv1d,
+    HyperConv2d,
+    HyperConvTranspose2d,
+    HyperLinear,
+    bake,
+    cached,
+    convert,
+    cost,
+    hyperize,
+    resize,
+)
+
+SMALL = partial(CoordinateMLP, hidden=(8, 4))
+MODELS = {
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (2, 3, 64, 64)),
+    "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), (2, 3, 64, 64)),
+    "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), (2, 3, 64, 64)),
+    "r3d_18": (lambda: torchvision.models.video.r3d_18(num_classes=10), (1, 3, 4, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_in_and_out_of_torchvision_models(name):
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    plain = make().eval()
+    images = torch.randn(shape)
+    hyper = hyperize(plain, generator=SMALL, keep_function=True)
+    replaced = [layer for layer in hyper.modules() if isinstance(layer, convert.HyperLayer)]
+    assert len(replaced) == sum(
+        isinstance(layer, (nn.Conv2d, nn.Conv3d)) and torch.Size(layer.kernel_size).numel() > 1
+        for layer in plain.modules()
+    )
+    with torch.no_grad():
+        expected = plain(images)
+        scale = expected.abs().max()
+        assert (hyper(images) - expected).abs().max() < 1e-5 * scale
+        for layer in replaced:  # and away from where it started
+            nn.init.normal_(layer.generator.generator.scale, std=0.3)
+        moved = hyper(images)
+        assert (moved - expected).abs().max() > 1e-3 * scale
+        baked = bake(hyper, check=images)
+        assert (baked(images) - moved).abs().max() < 1e-4 * moved.abs().max()
+    assert list(baked.state_dict()) == list(plain.state_dict())
+    make().load_state_dict(baked.state_dict())
+    assert not any(isinstance(layer, convert.HyperLayer) for layer in baked.modules())
+
+
+@pytest.mark.parametrize("generator", (SMALL, partial(ChunkedGenerator, chunk_size=64)))
+def test_hyperized_networks_survive_copies_averages_and_files(generator):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 5, padding=2), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2))
+    images = torch.randn(2, 3, 9, 9)
+    for keep in (False, True):
+        hyper = hyperize(net, generator=generator, keep_function=keep)
+        hyper(images).sum().backward()
+        expected = hyper(images)
+        other = hyperize(net, generator=generator, keep_function=keep)
+        file = io.BytesIO()
+        torch.save(hyper.state_dict(), file)
+        file.seek(0)
+        other.load_state_dict(torch.load(file, weights_only=True))
+        average = AveragedModel(hyper, use_buffers=True)
+        average.update_parameters(hyper)
+        for twin in (other, copy.deepcopy(hyper), pickle.loads(pickle.dumps(hyper)), average):
+            assert torch.equal(twin(images), expected)
+
+
+def test_state_dicts_of_implicit_kernels_load_across_sizes():
+    small, large = (hyperize(nn.Sequential(nn.Conv2d(3, 6, size)), generator=SMALL) for size in (3, 7))
+    large.load_state_dict(small.state_dict())
+    assert large[0].weight.shape == (6, 3, 7, 7)
+
+
+def test_shared_layers_stay_shared_and_a_copy_leaves_the_original_alone():
+    layer = nn.Conv2d(4, 4, 3, padding=1)
+    net = nn.ModuleDict({"a": layer, "b": nn.Sequential(layer, nn.Conv2d(4, 4, 1)), "c": layer})
+    hyper = hyperize(net, generator=SMALL)
+    assert hyper["a"] is hyper["b"][0] is hyper["c"]
+    assert isinstance(hyper["a"], HyperConv2d)
+    assert type(hyper["b"][1]) is nn.Conv2d
+    assert net["a"] is layer
+    twice = hyperize(hyper, select=lambda name, layer: True, generator=ChunkedGenerator)
+    assert isinstance(twice["b"][1].generator, ChunkedGenerator)
+    assert repr(twice["a"]) == repr(hyper["a"])  # a generator's own layers are nobody's convolutions
+    baked = bake(hyper)
+    assert baked["a"] is baked["b"][0] is baked["c"]
+    assert hyperize(net, generator=SMALL, inplace=True) is net
+    assert isinstance(net["c"], HyperConv2d)
+
+
+def test_a_layer_alone_every_dimension_and_every_setting():
+    torch.manual_seed(0)
+    for plain, images in (
+        (nn.Conv1d(4, 6, 5, stride=2, padding=1, groups=2, padding_mode="circular"), torch.randn(2, 4, 11)),
+        (nn.Conv2d(4, 6, (3, 2), padding="same", dilation=2, bias=False), torch.randn(2, 4, 7, 8)),
+        (nn.Conv3d(2, 3, 3, padding=(1, 0, 2)), torch.randn(1, 2, 5, 5, 5)),
+        (nn.ConvTranspose1d(4, 6, 4, stride=3, output_padding=1, dilation=2), torch.randn(2, 4, 5)),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, groups=2), torch.randn(2, 4, 5, 5)),
+        (nn.ConvTranspose3d(2, 3, 2, bias=False), torch.randn(1, 2, 3, 3, 3)),
+        (nn.Linear(5, 3), torch.randn(4, 5)),
+    ):
+        generator = ChunkedGenerator if isinstance(plain, nn.Linear) else SMALL
+        plain.eval()
+        hyper = hyperize(plain, select=lambda name, layer: True, generator=generator, keep_function=True)
+        assert not hyper.training
+        torch.testing.assert_close(hyper(images), plain(images))
+        baked = bake(hyper, check=images)
+        assert type(baked) is type(plain)
+        assert repr(baked) == repr(plain)
+        torch.testing.assert_close(baked.state_dict(), plain.state_dict())
+
+
+def test_select_sees_names_and_layers_that_compute_something_else_are_left_alone():
+    class Same(nn.Conv2d):
+        stripes = 3
+
+    class Other(nn.Conv2d):
+        def forward(self, input):
+            return super().forward(input).relu()
+
+    normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3))
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Sequential(Same(3, 3, 3), Other(3, 3, 3)), normed)
+    seen = []
+    hyper = hyperize(net, select=lambda name, layer: seen.append(name) or name == "1.0", generator=SMALL)
+    assert seen == ["0", "1.0"]
+    assert [type(layer) for layer in (hyper[0], *hyper[1])] == [nn.Conv2d, HyperConv2d, Other]
+    with pytest.raises(ValueError, match=r"layer 1: a kernel of coordinates has shape"):
+        hyperize(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), select=lambda name, layer: True)
+
+
+def test_a_failure_halfway_leaves_the_network_as_it_was():
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 3)), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="layer 1"):
+        hyperize(net, select=lambda name, layer: True, inplace=True)
+    assert type(net[0][0]) is nn.Conv2d
+
+
+def test_subclasses_and_hooks():
+    class Up(nn.ConvTranspose2d):
+        pass
+
+    class Doubled(HyperConv2d):
+        def forward(self, *arguments):
+            return 2 * super().forward(*arguments)
+
+    images = torch.randn(1, 3, 8, 8)
+    up = Up(3, 3, 3, stride=2, padding=1, output_padding=1)
+    torch.testing.assert_close(hyperize(up, generator=SMALL, keep_function=True)(images), up(images))
+    plain = nn.Conv2d(3, 3, 3)
+    plain.register_forward_hook(lambda layer, arguments, output: output + 1)
+    hyper = hyperize(plain, generator=SMALL, keep_function=True)
+    torch.testing.assert_close(hyper(images), plain(images))
+    torch.testing.assert_close(bake(hyper)(images), plain(images))
+    with pytest.warns(FutureWarning):
+        normed = nn.utils.weight_norm(nn.Conv2d(3, 3, 3))
+    assert hyperize(normed, inplace=True) is normed
+    with pytest.raises(ValueError, match="Doubled computes something of its own"):
+        bake(nn.Sequential(Doubled(3, 3, 3)))
+
+
+def test_baking_in_training_mode_bakes_what_evaluation_computes():
+    torch.manual_seed(0)
+    layer = HyperConv2d(3, 4, 3, generator=partial(CoordinateMLP, norm="batchnorm"))
+    images = torch.randn(1, 3, 8, 8)
+    layer(images)
+    baked = bake(layer, check=images)
+    assert baked.training and layer.training
+    torch.testing.assert_close(baked(images), layer.eval()(images))
+
+
+def test_type_and_mode_are_kept():
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, dtype=torch.float64)).eval()
+    hyper = hyperize(net, generator=SMALL)
+    assert not hyper[0].training
+    assert hyper(torch.randn(1, 3, 5, 5, dtype=torch.float64)).dtype == torch.float64
+    assert bake(hyper)[0].weight.dtype == torch.float64
+
+
+def test_baking_for_a_context():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        HyperConv2d(3, 4, 3, bias="generated", generator=PER_SAMPLE["dense, tanh"]),
+        HyperConvTranspose2d(4, 4, 3, generator=PER_SAMPLE["coordinate"]),
+        HyperConv2d(4, 4, 3),
+    )
+    context, images = torch.randn(3), torch.randn(2, 3, 8, 8)
+    expected = net[2](net[1](net[0](images, context), context=context))
+    torch.testing.assert_close(bake(net, context, check=images)(images), expected)
+    with pytest.raises(ValueError, match="needs a context of width 3, got none"):
+        bake(net)
+    with pytest.raises(ValueError, match=r"one context, \(context_dim,\); got \(2, 3\)"):
+        bake(net, torch.randn(2, 3))
+
+
+def test_bake_notices_when_the_result_is_another(monkeypatch):
+    layer = HyperConv2d(3, 4, 3)
+    honest = convert._plain_twin
+
+    def wrong(layer, context):
+        twin = honest(layer, context)
+        with torch.no_grad():
+            twin.weight[0, 0, 0, 0] += 0.1
+        return twin
+
+    monkeypatch.setattr(convert, "_plain_twin", wrong)
+    with pytest.raises(RuntimeError, match="differ from the original's by up to"):
+        bake(layer, check=torch.randn(1, 3, 8, 8))
+
+
+def test_cached_kernels_are_generated_once_and_refuse_to_go_stale():
+    torch.manual_seed(0)
+    net = nn.Sequential(HyperConv2d(3, 4, 3), nn.ReLU(), HyperConv2d(4, 4, 3, generator=PER_SAMPLE["dense"]))
+    images, contexts = torch.randn(2, 3, 8, 8), torch.randn(2, 3)
+    calls = []
+    hooks = [
+        layer.generator.register_forward_hook(lambda *args: calls.append(1))  # which could not be pickled
+        for layer in (net[0], net[2])
+    ]
+    with torch.no_grad():
+        expected = net[2](net[1](net[0](images)), contexts)
+        calls.clear()
+        keys = list(net.state_dict())
+        with cached(net, contexts):
+            for _ in range(3):
+                torch.testing.assert_close(net(images), expected)
+            assert len(calls) == 2
+            assert list(net.state_dict()) == keys
+            with torch.enable_grad(), pytest.raises(RuntimeError, match="no gradients"):
+                net(images)
+            with pytest.raises(RuntimeError, match="another context"):
+                net[2](net[0](images), torch.randn(2, 3))
+            with pytest.raises(ValueError, match="2 contexts for 1 samples"):
+                net(images[:1])
+            for hook in hooks:
+                hook.remove()
+            twins = copy.deepcopy(net), pickle.loads(pickle.dumps(net))
+            with cached(net, contexts[:1]):
+                torch.testing.assert_close(net(images[:1]), expected[:1])
+            torch.testing.assert_close(net(images), expected)
+
+        def scale_the_head():
+            net[0].generator.head.mul_(2)
+
+        def replace_a_parameter():
+            net[0].generator.head = nn.Parameter(net[0].generator.head.clone())
+
+        def replace_the_generator():
+            net[0].generator = copy.deepcopy(net[0].generator)
+
+        def load_other_weights():
+            net.load_state_dict(copy.deepcopy(net).state_dict(), assign=True)
+
+        for change in (
+            scale_the_head,
+            replace_a_parameter,
+            replace_the_generator,
+            load_other_weights,
+            lambda: net[0].generator.eval(),
+            net.double,
+            net.float,
+            contexts.zero_,
+        ):
+            with cached(net, contexts):
+                change()
+                with pytest.raises(RuntimeError, match="has changed since"):
+                    net(images.to(next(net.parameters()).dtype))
+            net.train()
+        with cached(net, contexts), pytest.raises(RuntimeError, match="has changed since"):
+            others = {name: value + 1 for name, value in net.state_dict().items()}
+            torch.func.functional_call(net, others, (images,))
+    for twin in twins:
+        assert all(layer.cache is None for layer in (twin[0], twin[2]))
+        twin[0](images).sum().backward()
+    with pytest.raises(ValueError, match="got none"), cached(net):
+        pass
+    assert all(layer.cache is None for layer in (net[0], net[2]))
+
+
+def test_resized_layer_responds_alike_to_an_image_of_another_resolution():
+    torch.manual_seed(0)
+    coarse = torch.randn(1, 3, 6, 6)
+    coarse = nn.functional.interpolate(coarse, size=(30, 30), mode="bicubic")
+    fine = nn.functional.interpolate(coarse, scale_factor=3, mode="bicubic")
+    layer = HyperConv2d(3, 4, 5, padding=2)
+    finer = resize(layer, 15)
+    assert finer.padding == (7, 7)
+    assert layer.weight.shape == (4, 3, 5, 5)
+    with torch.no_grad():
+        expected, actual = layer(coarse)[..., 5:-5, 5:-5], finer(fine)[..., 1::3, 1::3][..., 5:-5, 5:-5]
+    assert (actual - expected).std() < 0.2 * expected.std()
+    torch.testing.assert_close(resize(finer, 5).weight, layer.weight, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="padding 2 keeps the size of an image with 5 taps; with 8 no number does"):
+        resize(layer, 8)
+    assert resize(HyperConv1d(2, 2, 5, padding=1), 9).padding == (1,)
+    assert resize(HyperConv1d(2, 2, 5, padding="same"), 9)(torch.zeros(1, 2, 20)).shape == (1, 2, 20)
+    with pytest.raises(ValueError, match="not a ChunkedGenerator's"):
+        resize(HyperConv2d(2, 2, 3, generator=ChunkedGenerator), 5)
+
+
+def test_cost_counts_what_is_stored_and_computed():
+    net = nn.Sequential(HyperConv2d(8, 16, 5, bias=False, generator=SMALL), nn.ReLU(), HyperConv2d(16, 16, 3))
+    with pytest.warns(UserWarning, match="store more than the kernels they make: 2;"):
+        table = cost(net, torch.zeros(2, 8, 12, 12))
+    assert list(table.index) == ["0", "2", "sum"]
+    assert table.loc["0", "stored"] == sum(p.numel() for p in net[0].parameters())
+    assert table["baked"].tolist() == [3200, 16 * 16 * 9 + 16, 3200 + 16 * 16 * 9 + 16]
+    assert table.loc["0", "apply"] == 2 * 2 * 8 * 8 * 16 * 8 * 25
+    assert 0 < table.loc["0", "generate"] < table.loc["2", "generate"]
+    assert list(cost(net[:1]).columns) == ["stored", "baked"]
+
+
+def test_cost_counts_shared_layers_shared_generators_and_contexts():
+    shared = ChunkedGenerator((4, 4), chunk_size=5)
+    layers = [HyperLinear(4, 4, bias=False, generator=lambda shape, **factory: shared) for _ in range(3)]
+    with pytest.warns(UserWarning, match="store more"):
+        table = cost(nn.Sequential(*layers), torch.zeros(1, 4))
+    assert table.loc["sum", "stored"] == sum(p.numel() for p in shared.parameters())
+    assert table["apply"].tolist() == [32, 32, 32, 96]
+    assert table["generate"].nunique() == 2
+    layer = HyperConv2d(4, 4, 3, padding=1, generator=SMALL)
+    net = nn.Sequential(layer, nn.BatchNorm2d(4), nn.Sequential(nn.ReLU(), layer))
+    before = copy.deepcopy(net.state_dict())
+    once, twice = (cost(each, torch.randn(1, 4, 8, 8)) for each in (nn.Sequential(layer), net))
+    assert twice.loc["0", ["generate", "apply"]].tolist() == (2 * once.loc["0", ["generate", "apply"]]).tolist()
+    torch.testing.assert_close(net.state_dict(), before)
+    together = cost(GeneratedTogether(layer, layer), torch.randn(1, 4, 8, 8))
+    assert together.loc["0", "generate"] == twice.loc["0", "generate"]
+    dense = HyperConv2d(4, 4, 3, generator=PER_SAMPLE["dense"])
+    with pytest.warns(UserWarning, match="store more"):
+        table = cost(dense, torch.zeros(2, 4, 8, 8), torch.zeros(2, 3))
+    assert table.loc["HyperConv2d", "apply"] > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the kernel that a layer started at is not its generator's
+        cost(hyperize(nn.Conv2d(8, 8, 5), generator=SMALL, keep_function=True))
+
+
+@pytest.mark.parametrize("generator", ("coordinate", "dense", "chunked", "low rank"))
+def test_compiles_and_exports_with_contexts(generator):
+    torch.manual_seed(0)
+    layer = HyperConv2d(3, 4, 3, padding=1, generator=PER_SAMPLE[generator])
+    images, contexts = torch.randn(2, 3, 8, 8), torch.randn(2, 3)
+    expected = layer(images, contexts)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images, contexts), expected)
+    compiled(images, contexts).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+    exported = torch.export.export(layer, (images, contexts))
+    torch.testing.assert_close(exported.module()(images, contexts), expected)
+
+
+def test_a_baked_model_runs_in_onnxruntime_at_any_batch_size(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")
+    torch.manual_seed(0)
+    net = nn.Sequential(HyperConv2d(3, 4, 5, padding=2), nn.ReLU(), HyperConvTranspose2d(4, 2, 3, stride=2)).eval()
+    baked = bake(net)
+    file = tmp_path / "net.onnx"
+    batch = torch.export.Dim("batch")
+    torch.onnx.export(baked, (torch.randn(2, 3, 8, 8),), file, dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for size in (1, 2, 7):
+        images = torch.randn(size, 3, 8, 8)
+        (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(output), net(images).detach(), rtol=1e-5, atol=1e-5)

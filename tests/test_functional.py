@@ -1,0 +1,175 @@
+"""Every backend against the loop, and every operator against its definition."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperconv import (
+    contracted_convolution,
+    contracted_linear,
+    convolution_per_sample,
+    functional,
+    linear_per_sample,
+    local_filter,
+    patch_convolution,
+)
+
+CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@st.composite
+def per_sample_cases(draw):
+    dims = draw(st.integers(1, 3))
+    groups = draw(st.integers(1, 3))
+    inputs, outputs = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
+    kernel = [draw(st.integers(1, 4)) for _ in range(dims)]
+    dilation = [draw(st.integers(1, 2)) for _ in range(dims)]
+    padding = draw(st.sampled_from(("same", "valid", "number")))
+    if padding == "number":
+        padding = [draw(st.integers(0, 2)) for _ in range(dims)]
+    stride = [1] * dims if padding == "same" else [draw(st.integers(1, 3)) for _ in range(dims)]
+    sizes = [d * (k - 1) + 1 + draw(st.integers(0, 4)) for d, k in zip(dilation, kernel, strict=True)]
+    return draw(st.integers(1, 4)), inputs, outputs, groups, kernel, stride, padding, dilation, sizes
+
+
+@settings(max_examples=150, deadline=None)
+@given(per_sample_cases(), st.sampled_from(("none", "shared", "each")))
+def test_a_kernel_a_sample_equals_a_convolution_a_sample(case, bias_kind):
+    batch, inputs, outputs, groups, kernel, stride, padding, dilation, sizes = case
+    dims = len(kernel)
+    images = torch.randn(batch, inputs, *sizes, dtype=torch.float64)
+    kernels = torch.randn(batch, outputs, inputs // groups, *kernel, dtype=torch.float64)
+    biases = torch.randn(batch, outputs, dtype=torch.float64)
+    bias = {"none": None, "shared": biases[0], "each": biases}[bias_kind]
+    expected = torch.cat(
+        [
+            CONVOLUTION[dims](
+                images[b : b + 1],
+                kernels[b],
+                None if bias is None else biases[0 if bias_kind == "shared" else b],
+                stride,
+                padding,
+                dilation,
+                groups,
+            )
+            for b in range(batch)
+        ]
+    )
+    for backend in ("auto", "grouped", "unfold", "loop"):
+        run = partial(convolution_per_sample, backend=backend)
+        torch.testing.assert_close(run(images, kernels, bias, stride, padding, dilation, groups), expected)
+    coefficients = torch.randn(batch, 3, dtype=torch.float64)
+    basis = torch.randn(3, *kernels.shape[1:], dtype=torch.float64)
+    built = torch.tensordot(coefficients, basis, dims=1)
+    torch.testing.assert_close(
+        contracted_convolution(images, coefficients, basis, bias, stride, padding, dilation, groups),
+        convolution_per_sample(images, built, bias, stride, padding, dilation, groups, backend="loop"),
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 5), st.lists(st.integers(1, 3), max_size=2), st.integers(1, 5), st.integers(1, 5))
+def test_a_linear_map_a_sample_equals_a_map_a_sample(batch, between, inputs, outputs):
+    rows = torch.randn(batch, *between, inputs)
+    weights, biases = torch.randn(batch, outputs, inputs), torch.randn(batch, outputs)
+    for bias in (None, biases[0], biases):
+        expected = torch.stack(
+            [F.linear(rows[b], weights[b], bias if bias is None or bias.dim() == 1 else bias[b]) for b in range(batch)]
+        )
+        torch.testing.assert_close(linear_per_sample(rows, weights, bias), expected)
+        coefficients, basis = torch.randn(batch, 4), torch.randn(4, outputs, inputs)
+        built = torch.tensordot(coefficients, basis, dims=1)
+        torch.testing.assert_close(
+            contracted_linear(rows, coefficients, basis, bias),
+            linear_per_sample(rows, built, bias),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
+def unfolded_filter(images, filters, size):
+    batch, channels, height, width = images.shape
+    patches = F.unfold(images, size, padding=(size[0] // 2, size[1] // 2))
+    patches = patches.view(batch, channels, -1, height, width)
+    return (patches * filters.unsqueeze(1)).sum(2)
+
+
+@pytest.mark.parametrize("size", ((1, 1), (3, 3), (5, 3), (9, 9)))
+def test_local_filter_is_its_definition_forward_and_backward(size):
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    filters = torch.randn(2, size[0] * size[1], 7, 6, dtype=torch.float64, requires_grad=True)
+    results = []
+    for run in (local_filter, unfolded_filter):
+        output = run(images, filters, size)
+        results.append((output, *torch.autograd.grad(output.pow(2).sum(), (images, filters))))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    if size == (3, 3):
+        assert torch.autograd.gradcheck(partial(local_filter, kernel_size=3), (images, filters))
+
+
+def test_patches_see_their_neighbours():
+    torch.manual_seed(0)
+    images, kernel = torch.randn(2, 3, 8, 12), torch.randn(5, 3, 3, 3)
+    same_everywhere = kernel.expand(2, 2, 3, -1, -1, -1, -1)
+    torch.testing.assert_close(patch_convolution(images, same_everywhere), F.conv2d(images, kernel, padding=1))
+    kernels, biases = torch.randn(2, 2, 3, 5, 3, 3, 3), torch.randn(2, 2, 3, 5)
+    for bias in (None, biases, biases[0, 0, 0]):
+        output = patch_convolution(images, kernels, bias)
+        for batch, row, column in ((0, 0, 0), (1, 1, 2), (0, 1, 1)):
+            whole = F.conv2d(images[batch], kernels[batch, row, column], padding=1)
+            own = bias if bias is None or bias.dim() == 1 else bias[batch, row, column]
+            if own is not None:
+                whole = whole + own[:, None, None]
+            tile = slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4)
+            torch.testing.assert_close(output[batch][:, *tile], whole[:, *tile])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda z: convolution_per_sample(z(2, 3, 8, 8), z(3, 4, 3, 3, 3)), "3 kernels for 2 samples"),
+        (lambda z: convolution_per_sample(z(2, 3, 8, 8), z(2, 4, 2, 3, 3)), "2 input channels .* an input of 3"),
+        (lambda z: convolution_per_sample(z(3, 8, 8), z(2, 4, 2, 3, 3)), r"\(2, 4, 2, 3, 3\) and \(3, 8, 8\)"),
+        (
+            lambda z: convolution_per_sample(z(2, 4, 8, 8), z(2, 3, 2, 3, 3), groups=2),
+            "groups 2 do not divide 3 output",
+        ),
+        (lambda z: convolution_per_sample(z(2, 3, 8), z(2, 4, 3, 3), padding="same", stride=2), "needs stride 1, got"),
+        (lambda z: convolution_per_sample(z(2, 3, 8), z(2, 4, 3, 3), padding="full"), "'valid'; got 'full'"),
+        (lambda z: convolution_per_sample(z(2, 3, 8), z(2, 4, 3, 3), backend="fft"), "got 'fft'"),
+        (lambda z: convolution_per_sample(z(2, 3, 2), z(2, 4, 3, 3), backend="unfold"), "reaches over 3 .* 2 padded"),
+        (
+            lambda z: convolution_per_sample(z(2, 3, 8), z(2, 4, 3, 3), z(5)),
+            r"\(5,\) for 2 samples and 4 output",
+        ),
+        (
+            lambda z: functional.transposed_convolution_per_sample(z(2, 3, 8), z(2, 3, 4, 3), groups=2),
+            "do not divide 3",
+        ),
+        (lambda z: functional.transposed_convolution(z(2, 3), z(3, 4)), r"got \(3, 4\)"),
+        (lambda z: contracted_convolution(z(2, 3, 8), z(3, 5), z(5, 4, 3, 3)), r"2 samples and 5 kernels .* \(3, 5\)"),
+        (lambda z: contracted_convolution(z(2, 3), z(2, 5), z(5, 4, 3)), r"basis needs shape .* \(5, 4, 3\)"),
+        (lambda z: convolution_per_sample(z(1, 3, 8), z(1, 4, 3, 3), z(5, 4)), r"\(5, 4\) for 1 samples and 4 output"),
+        (lambda z: contracted_convolution(z(2, 3, 8), z(2, 5), z(5, 4, 2, 3)), r"does not fit an input \(2, 3, 8\)"),
+        (lambda z: contracted_linear(z(2, 3), z(2, 5), z(5, 1, 3), z(7)), r"\(7,\) for 2 samples and 1 output"),
+        (lambda z: linear_per_sample(z(2, 3), z(2, 4, 3), z(3)), r"\(3,\) for 2 samples and 4 output"),
+        (lambda z: contracted_linear(z(2, 3), z(2, 4), z(5, 4, 3)), r"2 samples and 5 maps .* \(2, 4\)"),
+        (lambda z: contracted_linear(z(2, 3), z(2, 5), z(5, 4, 2)), r"\(5, 4, 2\) does not fit an input \(2, 3\)"),
+        (lambda z: linear_per_sample(z(2, 3), z(2, 4, 5)), r"got \(2, 4, 5\) for \(2, 3\)"),
+        (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 8), 4), r"must be odd, got \(4, 4\)"),
+        (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 7), 3), r"need filters \(2, 9, 8, 8\), got \(2, 9, 8, 7\)"),
+        (lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 3, 2, 5, 2, 3, 3)), "3x2 patches do not divide .* 8x8"),
+        (lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 2, 2, 5, 2, 4, 3)), r"odd, got \(4, 3\)"),
+        (lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 2, 2, 5, 3, 3, 3)), "do not fit an input"),
+        (lambda z: patch_convolution(z(2, 8, 8), z(2, 2, 5, 3, 3, 3)), "needs an input"),
+    ],
+)
+def test_bad_calls_name_the_numbers(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros)
