@@ -39,7 +39,7 @@ class TimeToAccuracy:
     """
 
     data: str = "auto"
-    steps: PositiveInt = 300
+    steps: PositiveInt = 290
     seeds: PositiveInt = 3
     json: str | None = None
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .files import renamed_into_place
 
@@ -86,6 +86,7 @@ def kernels(panels: Mapping[str, np.ndarray], path: Path, title: str) -> None:
         axis.set(title=name, xlabel="input channel", ylabel="output channel", xticks=[], yticks=[])
         sns.despine(ax=axis, left=True, bottom=True)
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02, extend="both")
+    bar.locator = MaxNLocator(nbins=5, symmetric=True)
     bar.set_label("weight")
     figure.suptitle(title)
     _save(figure, path)
@@ -111,6 +112,7 @@ def training_curves(runs: Mapping[str, pd.DataFrame], path: Path, title: str) ->
     axis.plot([], [], "--", color="0.4", label="training, running mean over an epoch")
     axis.plot([], [], "o-", color="0.4", markersize=3.5, label="validation")
     axis.set(yscale="log", xlabel="epochs", ylabel="cross-entropy", title=title)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlim(left=0)
     axis.grid(axis="y", which="major", color="0.92")
     axis.legend(frameon=False)
