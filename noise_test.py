@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -29,6 +30,7 @@ class NoiseTest:
         hyper: checkpoint of the hyper arm.
         normal: checkpoint of the normal arm.
         data: where the test digits come from, as in main.py.
+        split: test for figures to report, validation to choose a network by.
         digits: how many a repeat; the next repeat takes the next ones.
         repeats: draws at each level, shown as a band.
         seed: of the noise.
@@ -38,6 +40,7 @@ class NoiseTest:
     hyper: str = "lightning_logs/version_hyper/best.ckpt"
     normal: str = "lightning_logs/version_normal/best.ckpt"
     data: str = "auto"
+    split: Literal["test", "validation"] = "test"
     digits: PositiveInt = 700
     repeats: PositiveInt = 5
     seed: NonNegativeInt = 0
@@ -55,10 +58,11 @@ def main(settings: NoiseTest) -> None:
     if seen:
         print("mnist5k is a part of MNIST's training digits: these checkpoints have seen them", flush=True)
     classifiers = {**models, MEDIAN: median_filtered(models["normal"])}
-    count = min(settings.digits, len(digits.test))
+    chosen = digits.test if settings.split == "test" else digits.validation
+    count = min(settings.digits, len(chosen))
     keep_freed_memory()
     started = time.perf_counter()
-    curves = noise_curves(classifiers, digits.test, count=count, repeats=settings.repeats, seed=settings.seed)
+    curves = noise_curves(classifiers, chosen, count=count, repeats=settings.repeats, seed=settings.seed)
     write_whole(out / "noise.csv", curves.to_csv(index=False))
     caption = f"{digits.name}, in training seen by these networks" if seen else digits.name
     plotting.noise_curves(curves, out / "noise.png", caption)
@@ -73,7 +77,7 @@ def main(settings: NoiseTest) -> None:
             arm=arm,
             seed=settings.seed,
             data=digits.name,
-            split="training" if seen else "test",
+            split="training" if seen else settings.split,
             metric=f"mean accuracy, {noise}",
             value=round(value, 6),
             parameters=parameters[arm],

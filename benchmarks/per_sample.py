@@ -58,7 +58,7 @@ def linear_ways(batch: int, inputs: int, outputs: int, hidden: int, device: torc
         return torch.stack([weight @ row for row, weight in zip(rows, weights, strict=True)])
 
     def auto(rows: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
-        if functional.contraction_pays(rows, coefficients, basis):
+        if functional.contraction_pays(1, hidden):
             return functional.contracted_linear(rows, coefficients, basis)
         return functional.linear_per_sample(rows, torch.tensordot(coefficients, basis, dims=1))
 
@@ -84,7 +84,7 @@ def convolution_ways(
         return lambda images, coefficients, basis: apply(images, torch.tensordot(coefficients, basis, dims=1))
 
     def auto(images: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
-        if functional.contraction_pays(images, coefficients, basis):
+        if functional.contraction_pays(size**2, hidden):
             return functional.contracted_convolution(images, coefficients, basis, padding=kernel // 2)
         return built("auto")(images, coefficients, basis)
 
@@ -102,7 +102,7 @@ def main(settings: PerSample) -> None:
     cases: dict[str, dict[str, Callable]] = {}
     for batch in (16, 64, 1024):
         cases[f"linear 784 to 32, B {batch}"] = linear_ways(batch, 784, 32, settings.hidden, device)
-    for batch, (channels, size), kernel in product((4, 64), ((8, 28), (32, 14), (64, 7)), (3, 5)):
+    for batch, (channels, size), kernel in product((4, 64), ((8, 28), (32, 14), (64, 7), (64, 2)), (3, 5)):
         name = f"convolution {channels} channels, {size}x{size}, k {kernel}, B {batch}"
         cases[name] = convolution_ways(batch, channels, size, kernel, settings.hidden, device)
     figures: dict[str, dict[str, dict[str, float]]] = {}

@@ -151,8 +151,8 @@ def convolution_per_sample(
         kernels: ``(B, O, I/groups, *k)``.
         bias: ``(O,)``, ``(B, O)`` or None.
         backend: ``grouped``: one convolution with a group a sample; ``unfold``: patches times kernels, one batched
-            product; ``loop``: sample after sample; ``auto``: the one that the measurements of
-            ``benchmarks/per_sample.py`` say is fastest for these sizes.
+            product; ``loop``: sample after sample; ``auto``: ``grouped``, the fastest at every size that
+            ``benchmarks/per_sample.py`` has measured on a CPU.
 
     Returns:
         ``(B, O, *S')``.
@@ -167,9 +167,7 @@ def convolution_per_sample(
     kernel_size = kernels.shape[3:]
     stride, dilation = _per_axis(stride, dims), _per_axis(dilation, dims)
     input, padding = _padded(input, kernel_size, padding, dilation, stride)
-    if backend == "auto":
-        backend = _fastest(input, kernels)
-    run = _choose(_PER_SAMPLE, backend)
+    run = _choose(_PER_SAMPLE, "grouped" if backend == "auto" else backend)
     if len(input) == 0:
         none = _CONVOLUTION[dims](input, kernels.new_zeros(kernels.shape[1:]), None, stride, padding, dilation, groups)
         return _add_bias(none, bias)
@@ -541,17 +539,14 @@ def _choose(backends: dict[str, Callable[..., Tensor]], backend: str) -> Callabl
     return backends[backend]
 
 
-def contraction_pays(input: Tensor, coefficients: Tensor, basis: Tensor) -> bool:
-    """Whether mixing results is expected to be faster than mixing kernels; see ``benchmarks/per_sample.py``.
+def contraction_pays(positions: int, number: int) -> bool:
+    """Whether mixing ``number`` results of ``positions`` each is faster than mixing as many kernels into one a sample.
 
-    Building B kernels of n numbers from a basis of J moves at least B n numbers; applying the whole basis instead of
-    one kernel does J times the multiplications.
+    Contraction multiplies every weight of the basis at every position. Otherwise each is read once to build kernels,
+    and the kernels are applied at every position. The two constants say what these cost, in multiplications of the
+    first kind, as measured by ``benchmarks/per_sample.py`` on a CPU.
     """
-    return True
-
-
-def _fastest(input: Tensor, kernels: Tensor) -> str:
-    return "grouped"
+    return positions * number <= 9 * number + 1.5 * positions
 
 
 def _add_bias(output: Tensor, bias: Tensor | None) -> Tensor:

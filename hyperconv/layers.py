@@ -303,7 +303,8 @@ class _HyperConv(_HyperConvNd):
         if not per_sample:
             return functional.convolution(input, self._kernel(context), *settings)
         factors = self._factors(context)
-        if factors is not None and functional.contraction_pays(input, *factors):
+        positions = math.prod(input.shape[2:]) // math.prod(self.stride)
+        if factors is not None and functional.contraction_pays(positions, len(factors[1])):
             return functional.contracted_convolution(input, *factors, *settings)
         return functional.convolution_per_sample(input, self._kernel(context), *settings)
 
@@ -505,7 +506,7 @@ class HyperLinear(HyperLayer):
         if not per_sample:
             return F.linear(input, self._kernel(context), bias)
         factors = self._factors(context)
-        if factors is not None and functional.contraction_pays(input, *factors):
+        if factors is not None and functional.contraction_pays(math.prod(input.shape[1:-1]), len(factors[1])):
             return functional.contracted_linear(input, *factors, bias)
         return functional.linear_per_sample(input, self._kernel(context), bias)
 

@@ -91,6 +91,24 @@ def test_a_linear_map_a_sample_equals_a_map_a_sample(batch, between, inputs, out
         )
 
 
+def test_layers_contract_where_that_is_cheaper(monkeypatch):
+    from hyperconv import DenseGenerator, HyperConv2d, HyperLinear
+
+    taken = []
+    for name in ("contracted_convolution", "convolution_per_sample", "contracted_linear", "linear_per_sample"):
+        run = getattr(functional, name)
+        monkeypatch.setattr(functional, name, lambda *a, run=run, name=name: taken.append(name) or run(*a))
+    generator = partial(DenseGenerator, context_dim=16)
+    contexts = torch.randn(4, 16)
+    layer = HyperConv2d(2, 2, 3, padding=1, generator=generator)
+    for side in (2, 28):
+        layer(torch.randn(4, 2, side, side), contexts)
+    linear = HyperLinear(2, 2, generator=generator)
+    for rows in ((), (500,)):
+        linear(torch.randn(4, *rows, 2), contexts)
+    assert taken == ["contracted_convolution", "convolution_per_sample", "contracted_linear", "linear_per_sample"]
+
+
 def unfolded_filter(images, filters, size):
     batch, channels, height, width = images.shape
     patches = F.unfold(images, size, padding=(size[0] // 2, size[1] // 2))

@@ -66,7 +66,7 @@ def test_both_arms_learn_and_leave_logs_checkpoints_and_results(tmp_path, digits
         assert "optimizer_states" not in best
         model = MNISTClassifier.load_from_checkpoint(arm.checkpoint)
         assert model.hparams["conv"] == arm.arm
-        assert f"digits-{recipe_of(model)}" == settings.experiment()
+        assert f"digits-{recipe_of(model)}" == settings.experiment(arm.arm)
     rows = results.read(folder / "results.csv")
     assert {(row.arm, row.split, row.metric) for row in rows} == {
         (arm, split, metric)

@@ -22,7 +22,12 @@ ARMS: tuple[Arm, ...] = ("hyper", "normal")
 _EVALUATION_BATCH = 500
 _SETTINGS_FILE = "settings.yaml"
 _ONLY_5K = "-mnist5k"
-_MAY_CHANGE = ("logs", "name", "resume", "accelerator", "devices", "strategy", "compile")
+_MNIST5K_TRAINING = 4000
+_MAY_CHANGE = ("logs", "name", "resume", "accelerator", "strategy", "compile")
+# the normal arm has no generators
+_OF_GENERATORS = ("hidden", "norm")
+# of those for several devices, the ones that do not run main.py again
+_SPAWNING = ("auto", "ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,15 @@ class DigitsRun:
             features: accurate), stateless (by their own statistics: more robust to noise), batchnorm (running
             statistics, so that training and evaluation use different kernels), or none.
         accelerator: cpu, gpu, ... as in Lightning's Trainer; auto takes what is there.
-        devices: how many devices; each takes every so-manieth batch.
-        strategy: how to use several devices, as in Lightning's Trainer; auto spawns a process for each.
+        devices: how many devices; each takes every so-manieth batch, so that a step sees as many batches.
+        strategy: how to use several devices: ddp_spawn, ddp_fork or ddp_notebook, as in Lightning's Trainer; auto is
+            ddp_spawn for several.
         precision: of the arithmetic, e.g. 32-true or bf16-mixed.
         compile: whether to train through torch.compile; auto does so on a GPU.
         logs: folder of all runs.
         name: this run's folder within it. Default: made of data, recipe and seed, numbered if taken.
         resume: continue the run of that name where its last checkpoint left it, with the settings it began with
-            (accelerator, devices, strategy and compile may change).
+            (accelerator, strategy and compile may change).
     """
 
     conv: Literal["hyper", "normal", "both"] = "both"
@@ -95,19 +101,23 @@ class DigitsRun:
             "precision": self.precision,
         }
 
-    def experiment(self) -> str:
-        """The recipe's name, followed by every setting that changes the science."""
-        names = ("epochs", "batch_size", "learning_rate", "kernel_size", "hidden", "norm", "precision")
-        return f"digits-{_with_changes(self.recipe, {name: getattr(self, name) for name in names})}"
+    def experiment(self, arm: Arm = "hyper") -> str:
+        """The recipe's name, followed by every setting that changes the science of this arm."""
+        names = ("epochs", "batch_size", "learning_rate", "kernel_size", *_OF_GENERATORS, "precision", "devices")
+        settings = {name: getattr(self, name) for name in names if arm == "hyper" or name not in _OF_GENERATORS}
+        return f"digits-{_with_changes(self.recipe, settings)}"
 
 
 def recipe_of(model: MNISTClassifier) -> str:
     """What a trained network's recipe and settings are called in `DigitsRun.experiment`."""
     trained = model.recipe
     name, recipe = next((name, each) for name, each in RECIPES.items() if each.optimizer == trained.optimizer)
+    if model.hparams["data"] == "mnist5k":
+        recipe = recipe.for_digits(_MNIST5K_TRAINING)
     own = {key: getattr(trained, key) for key in ("epochs", "batch_size", "learning_rate")}
     changed = {key: value for key, value in own.items() if value != getattr(recipe, key)}
-    made = {key: model.hparams[key] for key in ("kernel_size", "hidden", "norm")}
+    of_generators = _OF_GENERATORS if model.hparams["conv"] == "hyper" else ()
+    made = {key: model.hparams[key] for key in ("kernel_size", *of_generators)}
     return _with_changes(name, {**changed, **made})
 
 
@@ -142,6 +152,11 @@ def run_digits(settings: DigitsRun) -> tuple[Path, list[ArmReport]]:
     """
     if settings.seed >= 2**32:
         raise InputError(f"--seed {settings.seed} is too large; seeds go up to {2**32 - 1}")
+    if settings.devices > 1 and settings.strategy not in _SPAWNING:
+        raise InputError(
+            f"--strategy {settings.strategy} would start main.py again for each of {settings.devices} devices; "
+            f"choose one of {', '.join(_SPAWNING)}"
+        )
     check_trainer(**settings.trainer())
     try:
         settings.network("hyper")
@@ -235,7 +250,7 @@ def _train_arm(arm: Arm, settings: DigitsRun, digits: Digits, folder: Path) -> A
     return ArmReport(arm, report, checkpoint)
 
 
-def _as_rows(arm: str, report: Report, settings: DigitsRun, data: str) -> list[results.Result]:
+def _as_rows(arm: Arm, report: Report, settings: DigitsRun, data: str) -> list[results.Result]:
     figures = {
         ("validation", "accuracy"): report.val_acc,
         ("validation", "loss"): report.val_loss,
@@ -244,7 +259,7 @@ def _as_rows(arm: str, report: Report, settings: DigitsRun, data: str) -> list[r
     }
     return [
         results.Result(
-            experiment=settings.experiment(),
+            experiment=settings.experiment(arm),
             arm=arm,
             seed=settings.seed,
             data=data,

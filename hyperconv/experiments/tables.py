@@ -90,7 +90,7 @@ def accuracy_table(rows: Sequence[Result]) -> str:
 
 def noise_table(rows: Sequence[Result]) -> str:
     """Mean accuracy over 20 levels of each noise."""
-    noisy = [row for row in rows if row.experiment.startswith("noise ")]
+    noisy = [row for row in rows if row.experiment.startswith("noise ") and row.split == "test"]
     noises = list(_unique(row.metric for row in noisy))
     lines = []
     for data, experiment, arm in _unique((row.data, row.experiment, row.arm) for row in noisy):

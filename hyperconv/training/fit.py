@@ -80,7 +80,7 @@ def fit(
     resume_from = last if resume and last.exists() else None
     resume_at = _step_of(last, model) if resume_from else 0
     timer = Timer()
-    callbacks: list[pl.Callback] = [timer, RunProgress(title)]
+    callbacks: list[pl.Callback] = [timer, RunProgress(title), CompileTraining(compile)]
     if recipe.patience is not None:
         callbacks.append(StopForGood("val_loss", patience=recipe.patience, mode="min"))
     keep: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
@@ -100,8 +100,6 @@ def fit(
             plugins=[RenamingCheckpointIO()],
             **trainer_options,
         )
-        if compile == "yes" or (compile == "auto" and trainer.strategy.root_device.type == "cuda"):
-            model.compile_training()
         try:
             trainer.fit(model, loaders.train, loaders.validation, ckpt_path=resume_from, weights_only=True)
         except SystemExit as stop:  # Lightning's answer to Ctrl-C
@@ -131,6 +129,18 @@ def check_trainer(**options: Any) -> None:
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         given = ", ".join(f"{name} {value}" for name, value in options.items())
         raise InputError(f"no training is possible with {given}: {str(error).splitlines()[0]}") from error
+
+
+class CompileTraining(pl.Callback):
+    """Compiles in the process that trains, since compiled code cannot be sent to another."""
+
+    def __init__(self, when: Literal["auto", "yes", "no"]) -> None:
+        self.when = when
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        if self.when == "yes" or (self.when == "auto" and on_gpu):
+            pl_module.compile_training()
 
 
 class RenamingCheckpointIO(TorchCheckpointIO):
