@@ -223,4 +223,4 @@ def _kernel_std(kernel_shape: tuple[int, ...], init: Init) -> float:
 def full_precision(module: nn.Module) -> AbstractContextManager:
     """Autocast is off within; where there is none (on the meta device), nothing."""
     device = next(module.parameters()).device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
