@@ -1,16 +1,35 @@
-"""Train hyper and normal CNNs on digits; see --help."""
+"""Train hyper and normal networks, on digits or in another experiment; see --help."""
 
 from rich.console import Console
 from rich.table import Table
 
 from hyperconv import cli
-from hyperconv.experiments.digits import DigitsRun, run_digits
+from hyperconv.experiments.declared import EXPERIMENTS
+from hyperconv.experiments.digits import digits
+from hyperconv.experiments.run import run
+from hyperconv.experiments.settings import Run
 
 
-def main(settings: DigitsRun) -> None:
-    folder, arms = run_digits(settings)
+def main(settings: Run) -> None:
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(_experiments() if settings.list else _figures(settings))
+
+
+def _experiments() -> Table:
+    table = Table(title="experiments, for --experiment", show_lines=True)
+    for column in ("name", "paper", "task", "arms"):
+        table.add_column(column, overflow="fold")
+    table.add_column("minutes", justify="right")
+    for each in (digits(Run()), *EXPERIMENTS.values()):
+        table.add_row(each.name, each.paper, each.task, ", ".join(each.arms), str(each.minutes))
+    return table
+
+
+def _figures(settings: Run) -> Table:
+    folder, arms = run(settings)
+    metric = arms[0].metric
     table = Table(title=folder.name)
-    for column in ("arm", "parameters", "seconds", "validation", "test"):
+    for column in ("arm", "parameters", "seconds", f"validation {metric.name}", f"test {metric.name}"):
         table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     table.add_column("checkpoint", overflow="fold")
     for arm in arms:
@@ -19,12 +38,12 @@ def main(settings: DigitsRun) -> None:
             arm.arm,
             f"{report.parameters:,}",
             f"{report.seconds:.0f}",
-            f"{report.val_acc:.2%}",
-            f"{report.test_acc:.2%}",
+            metric.text(report.val_metric),
+            metric.text(report.test_metric),
             str(arm.checkpoint),
         )
-    Console(width=None if Console().is_terminal else 140).print(table)
+    return table
 
 
 if __name__ == "__main__":
-    cli.run(main, DigitsRun)
+    cli.run(main, Run)

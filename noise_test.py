@@ -15,8 +15,8 @@ from hyperconv.experiments import results
 from hyperconv.experiments.digits import recipe_of
 from hyperconv.experiments.noise import MEDIAN, median_filtered, noise_curves
 from hyperconv.files import check_writable, write_whole
-from hyperconv.training.classifier import read_checkpoint
 from hyperconv.training.fit import keep_freed_memory
+from hyperconv.training.learner import read_checkpoint
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jsonargparse.typing import PositiveInt
 from train_step import ancestor_step
 
 from hyperconv import MNISTClassifier, cli
-from hyperconv.data import digit_loader, load_digits
+from hyperconv.data import batch_loader, load_digits
 from hyperconv.training import RECIPES
 from hyperconv.training.fit import Loaders, Report, fit
 
@@ -61,18 +61,18 @@ def main(settings: TimeToAccuracy) -> None:
     rows, figures = [], []
     for seed in range(settings.seeds):
         loaders = Loaders(
-            train=digit_loader(digits.train, RECIPES["fast"].batch_size, shuffle=True, seed=seed),
-            validation=digit_loader(digits.validation, 500),
-            test=digit_loader(digits.test, 500),
+            train=batch_loader(digits.train, RECIPES["fast"].batch_size, shuffle=True, seed=seed),
+            validation=batch_loader(digits.validation, 500),
+            test=batch_loader(digits.test, 500),
         )
         ours = train(loaders, seed, settings.steps)
         after = alternate(step, rounds=15)["step"]
         theirs = ANCESTOR_STEPS * statistics.median(step_times + after)
         step_times = after
-        figures.append({"seconds": ours.seconds, "val_acc": ours.val_acc, "ancestor seconds": theirs})
-        reached = "yes" if ours.val_acc >= TARGET else "no"
+        figures.append({"seconds": ours.seconds, "val_acc": ours.val_metric, "ancestor seconds": theirs})
+        reached = "yes" if ours.val_metric >= TARGET else "no"
         times = f"{ours.seconds:.1f}", f"{theirs:.0f}", f"{theirs / ours.seconds:.1f}"
-        rows.append((str(seed), f"{ours.val_acc:.2%}", reached, *times))
+        rows.append((str(seed), f"{ours.val_metric:.2%}", reached, *times))
     title = f"{TARGET:.2%} validation accuracy on {digits.name}: hyper, fast in {settings.steps} steps"
     columns = ("seed", "validation", "reached", "seconds", "ancestor's seconds", "times faster")
     report(title, columns, rows, figures, settings.json)

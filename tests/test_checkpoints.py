@@ -71,7 +71,7 @@ def bad_checkpoints(tmp_path, good):
         archive.writestr("hello.txt", "hello")
     yield tmp_path / "other.ckpt", "truncated, damaged or no checkpoint"
     yield save("tensor.ckpt", torch.zeros(3)), "holds a Tensor"
-    yield save("foreign.ckpt", {"model": {}}), "no checkpoint of MNISTClassifier"
+    yield save("foreign.ckpt", {"model": {}}), "no checkpoint of this package"
     settings = {**content["hyper_parameters"], "kernel_size": 5, "hidden": [8, 5]}
     yield save("wider.ckpt", {**content, "hyper_parameters": settings}), "another architecture"
     settings = {**content["hyper_parameters"], "layers": 50}

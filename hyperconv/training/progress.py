@@ -6,16 +6,19 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .objectives import Metric
+
 
 class RunProgress(pl.callbacks.ProgressBar):
-    """Steps done of all epochs' steps, elapsed and remaining time, and the last validation accuracy.
+    """Steps done of all epochs' steps, elapsed and remaining time, and the last validation figure.
 
     Where the output is no terminal, one line an epoch instead.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, metric: Metric) -> None:
         super().__init__()
         self._title = title
+        self._metric = metric
         self._bar: Progress | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -41,8 +44,8 @@ class RunProgress(pl.callbacks.ProgressBar):
         self._task = self._bar.add_task(self._describe(trainer), total=steps, completed=trainer.global_step)
 
     def _describe(self, trainer: pl.Trainer) -> str:
-        accuracy = trainer.callback_metrics.get("val_acc")
-        seen = "" if accuracy is None else f", validation {accuracy:.2%}"
+        value = trainer.callback_metrics.get(f"val_{self._metric.column}")
+        seen = "" if value is None else f", validation {self._metric.text(float(value))}"
         return f"{self._title}: epoch {min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}{seen}"
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:

@@ -17,6 +17,7 @@ class Recipe:
         steps_an_epoch: that an epoch should have, if need be with smaller batches.
         rotation: turn each training digit by up to so many degrees, either way.
         zoom: scale each training digit by up to this fraction, either way.
+        clip: the largest norm that a step's gradient keeps; None for any.
     """
 
     optimizer: Literal["adam", "adamw"]
@@ -30,9 +31,10 @@ class Recipe:
     steps_an_epoch: int = 0
     rotation: float = 0.0
     zoom: float = 0.0
+    clip: float | None = None
 
-    def for_digits(self, count: int) -> "Recipe":
-        """The same recipe, its batches halved down to 16 while an epoch over so many digits has too few steps."""
+    def for_samples(self, count: int) -> "Recipe":
+        """The same recipe, its batches halved down to 16 while an epoch over so many has too few steps."""
         batch_size = self.batch_size
         while batch_size > 16 and count // batch_size < self.steps_an_epoch:
             batch_size //= 2

@@ -1,0 +1,131 @@
+"""Any network with what it is to achieve and how it is trained, as a LightningModule."""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .recipes import Recipe
+
+Batch = Sequence[Tensor]
+# (network, batch, source of random numbers) -> the loss, under that name, and other figures: means over the batch
+Objective = Callable[[nn.Module, Batch, torch.Generator], Mapping[str, Tensor]]
+
+
+class NonFiniteLoss(InputError):
+    """Training diverged."""
+
+
+class Learner(pl.LightningModule):
+    """A network, its objective and its recipe.
+
+    Args:
+        network: what is trained.
+        objective: what a batch is worth to it. Its random numbers are a function of seed and step, so that a resumed
+            run draws the same, and in evaluation of the batch's number alone. ``network.training`` tells it which.
+        recipe: how to train.
+        described: plain values that its checkpoints carry as ``hyper_parameters``.
+    """
+
+    def __init__(self, network: nn.Module, objective: Objective, recipe: Recipe, described: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.recipe = recipe
+        self.save_hyperparameters(dict(described))
+        self._compiled: Callable[..., Any] | None = None
+
+    def forward(self, *inputs: Any) -> Any:
+        # evaluation and a smaller last batch would each be compiled anew, for longer than they run
+        if self._compiled is not None and self.training and len(inputs[0]) == self.recipe.batch_size:
+            return self._compiled(*inputs)
+        return self.network(*inputs)
+
+    def compile_training(self) -> None:
+        """From now on, run whole training batches through ``torch.compile``."""
+        self._compiled = torch.compile(self.network.forward)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        step = self.global_step * self.trainer.world_size + self.global_rank
+        draws = torch.Generator().manual_seed(((torch.initial_seed() & 0xFFFFFFFF) << 24) + step)
+        values = self.objective(self, batch, draws)
+        self._check_finite(values["loss"], "training")
+        self.log_dict({f"train_{name}": value.detach() for name, value in values.items()})
+        return values["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "test")
+
+    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
+        values = self.objective(self, batch, torch.Generator().manual_seed(batch_idx))
+        self._check_finite(values["loss"], split)
+        named = {f"{split}_{name}": value for name, value in values.items()}
+        self.log_dict(named, batch_size=len(batch[0]), on_epoch=True, sync_dist=True)
+
+    def _check_finite(self, loss: Tensor, where: str) -> None:
+        if not loss.isfinite():
+            raise NonFiniteLoss(
+                f"the {where} loss became {loss.item()} at step {self.global_step}, epoch {self.current_epoch}; "
+                "checkpoints of good epochs are kept, try a lower learning rate"
+            )
+
+    def configure_gradient_clipping(self, *arguments: Any, **options: Any) -> None:
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        optimizer = kinds[recipe.optimizer](
+            self.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+        if recipe.schedule == "constant":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint as tensors and plain values only.
+
+    Raises:
+        InputError: a file that is missing, empty, truncated, no checkpoint, or that would run code if loaded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}; train one with main.py or give another path")
+    if path.stat().st_size == 0:
+        raise InputError(f"the checkpoint {path} is empty; train again or give another path")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
+            reason = "it holds more than tensors and plain values, so loading it could run code: refused"
+        else:
+            reason = f"it is truncated, damaged or no checkpoint ({str(error).splitlines()[0][:100]})"
+        raise InputError(f"the checkpoint {path} cannot be loaded: {reason}") from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"the checkpoint {path} holds a {type(checkpoint).__name__}, not a training checkpoint")
+    return checkpoint
+
+
+def settings_and_weights(path: str | Path, map_location: Any = "cpu") -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """What a checkpoint says of its network, and the network's weights.
+
+    Raises:
+        InputError: as `read_checkpoint`; or one of the two is not in it.
+    """
+    checkpoint = read_checkpoint(path, map_location)
+    settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
+    if not isinstance(settings, Mapping) or not isinstance(weights, Mapping):
+        raise InputError(f"{path} is no checkpoint of this package: no hyper_parameters or state_dict")
+    return settings, weights
