@@ -46,27 +46,18 @@ def linear_ways(batch: int, inputs: int, outputs: int, hidden: int, device: torc
     coefficients = torch.randn(batch, hidden, device=device, requires_grad=True)
     basis = torch.randn(hidden, outputs, inputs, device=device, requires_grad=True)
 
-    def built(apply: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def built(backend: str) -> Callable[..., Tensor]:
+        apply = partial(functional.linear_per_sample, backend=backend)
         return lambda rows, coefficients, basis: apply(rows, torch.tensordot(coefficients, basis, dims=1))
-
-    def grouped(rows: Tensor, weights: Tensor) -> Tensor:
-        joined = rows.reshape(1, -1, 1, 1)
-        kernels = weights.flatten(0, 1)[..., None, None]
-        return torch.nn.functional.conv2d(joined, kernels, groups=len(rows)).view(len(rows), -1)
-
-    def loop(rows: Tensor, weights: Tensor) -> Tensor:
-        return torch.stack([weight @ row for row, weight in zip(rows, weights, strict=True)])
 
     def auto(rows: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
         if functional.contraction_pays(1, hidden):
             return functional.contracted_linear(rows, coefficients, basis)
-        return functional.linear_per_sample(rows, torch.tensordot(coefficients, basis, dims=1))
+        return built("auto")(rows, coefficients, basis)
 
     ways = {
         "auto": auto,
-        "loop": built(loop),
-        "grouped": built(grouped),
-        "bmm": built(functional.linear_per_sample),
+        **{backend: built(backend) for backend in ("loop", "grouped", "bmm")},
         "contraction": functional.contracted_linear,
     }
     return {name: step(run, rows, coefficients, basis) for name, run in ways.items()}

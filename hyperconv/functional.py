@@ -1,11 +1,12 @@
 """Kernel and input in, output out: one kernel for all, one a sample, one a patch, one a position.
 
-No parameters live here, and no batch size is fixed anywhere.
+No parameters live here, and no batch size is fixed anywhere: it is ``shape[0]`` throughout, since torch.export takes
+``len`` for a constant.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 
 Sizes = int | Sequence[int]
 Backend = Literal["auto", "grouped", "unfold", "loop"]
+LinearBackend = Literal["auto", "grouped", "bmm", "loop"]
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -58,14 +60,15 @@ def convolution(
     # torch.compile fuses what lies around a convolution, and does that badly across the pairing
     if plain and _WIDE_VECTORS and not torch.compiler.is_compiling() and _pairing_pays(input, kernel, padding):
         return _convolution_of_column_pairs(input, kernel)
-    if not _lies_channels_last(input):
+    if input.is_contiguous() or not _lies_channels_last(input):
         # torch 2.14 can crash on a small kernel that lies channels last where the input does not
         kernel = kernel.clone(memory_format=torch.contiguous_format)
     return _CONVOLUTION[dims](input, kernel, bias, stride, padding, dilation, groups)
 
 
 def _lies_channels_last(input: Tensor) -> bool:
-    return input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
+    # within torch.vmap, a tensor can be asked for no other memory format
+    return input.dim() == 4 and input.permute(0, 2, 3, 1).is_contiguous()
 
 
 def _is(setting: Sizes, value: int) -> bool:
@@ -81,7 +84,7 @@ def _pairing_pays(input: Tensor, kernel: Tensor, padding: str | Sizes) -> bool:
         and kernel.shape[2] % 2 == kernel.shape[3] % 2 == 1 < kernel.shape[3]
         and input.shape[3] % 2 == 0
         and input.shape[1] == kernel.shape[1] > 1
-        and input.is_contiguous(memory_format=torch.channels_last)
+        and _lies_channels_last(input)
     )
 
 
@@ -100,9 +103,9 @@ def _convolution_of_column_pairs(input: Tensor, kernel: Tensor) -> Tensor:
     shifted = torch.stack([F.pad(kernel, (left + column, right - column)) for column in (0, 1)])
     paired_kernel = (
         shifted.unflatten(-1, (taps, 2))
-        .permute(0, 1, 5, 2, 3, 4)
-        .reshape(2 * out_channels, 2 * in_channels, rows, taps)
-        .contiguous(memory_format=torch.channels_last)
+        .permute(0, 1, 3, 4, 5, 2)
+        .reshape(2 * out_channels, rows, taps, 2 * in_channels)
+        .permute(0, 3, 1, 2)
     )
     pairs = input.permute(0, 2, 3, 1).reshape(batch, height, width // 2, 2 * in_channels).permute(0, 3, 1, 2)
     output = F.conv2d(pairs, paired_kernel, padding=(rows // 2, reach))
@@ -158,7 +161,7 @@ def convolution_per_sample(
         ``(B, O, *S')``.
 
     Raises:
-        ValueError: shapes that do not fit together; the message names them.
+        ValueError: shapes that do not fit together, or an unknown backend; the message names them.
 
     >>> convolution_per_sample(torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 3, 5, 5), padding="same").shape
     torch.Size([2, 4, 8, 8])
@@ -167,8 +170,8 @@ def convolution_per_sample(
     kernel_size = kernels.shape[3:]
     stride, dilation = _per_axis(stride, dims), _per_axis(dilation, dims)
     input, padding = _padded(input, kernel_size, padding, dilation, stride)
-    run = _choose(_PER_SAMPLE, "grouped" if backend == "auto" else backend)
-    if len(input) == 0:
+    run = _choose(_CONVOLUTION_BACKENDS, backend)
+    if input.shape[0] == 0:
         none = _CONVOLUTION[dims](input, kernels.new_zeros(kernels.shape[1:]), None, stride, padding, dilation, groups)
         return _add_bias(none, bias)
     return _add_bias(run(input, kernels, stride, padding, dilation, groups), bias)
@@ -251,41 +254,88 @@ def contracted_convolution(
     >>> contracted_convolution(torch.zeros(2, 3, 8, 8), torch.zeros(2, 4), torch.zeros(4, 5, 3, 3, 3)).shape
     torch.Size([2, 5, 6, 6])
     """
-    _check_factors(input, coefficients, basis, groups)
-    _check_bias(bias, len(input), basis.shape[1])
-    number, outputs = basis.shape[:2]
+    _check_factors(input, coefficients, basis, groups, input_axis=2)
+    _check_bias(bias, input.shape[0], basis.shape[1])
     # the channels of a group must stay together: (groups, J, O / groups)
     grouped = basis.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 2)
     everything = convolution(input, grouped, None, stride, padding, dilation, groups)
-    everything = everything.unflatten(1, (groups, number, outputs // groups))
-    mixed = torch.einsum("bj,bgjo...->bgo...", coefficients, everything)
-    return _add_bias(mixed.flatten(1, 2), bias)
+    return _add_bias(_mixed(everything, coefficients, groups), bias)
 
 
-def linear_per_sample(input: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+def contracted_transposed_convolution(
+    input: Tensor,
+    coefficients: Tensor,
+    basis: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """`contracted_convolution`, transposed.
+
+    Args:
+        input: ``(B, I, *S)``.
+        coefficients: ``(B, J)``.
+        basis: ``(J, I, O/groups, *k)``.
+        bias: ``(O,)``, ``(B, O)`` or None.
+
+    Returns:
+        ``(B, O, *S')``, equal to `transposed_convolution_per_sample` with the kernels built.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+
+    >>> contracted_transposed_convolution(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4), torch.zeros(4, 3, 5, 2, 2)).shape
+    torch.Size([2, 5, 5, 5])
+    """
+    _check_factors(input, coefficients, basis, groups, input_axis=1)
+    _check_bias(bias, input.shape[0], basis.shape[2] * groups)
+    # (I, J O/groups, *k)
+    joined = basis.transpose(0, 1).flatten(1, 2)
+    everything = transposed_convolution(input, joined, None, stride, padding, output_padding, groups, dilation)
+    return _add_bias(_mixed(everything, coefficients, groups), bias)
+
+
+def _mixed(everything: Tensor, coefficients: Tensor, groups: int) -> Tensor:
+    """Results ``(B, groups J O/groups, *S)`` of all the basis to ``(B, O, *S)``."""
+    everything = everything.unflatten(1, (groups, coefficients.shape[1], -1))
+    return torch.einsum("bj,bgjo...->bgo...", coefficients, everything).flatten(1, 2)
+
+
+def linear_per_sample(
+    input: Tensor, weights: Tensor, bias: Tensor | None = None, *, backend: LinearBackend = "auto"
+) -> Tensor:
     """Apply to every sample a linear map of its own.
 
     Args:
         input: ``(B, *, I)``.
         weights: ``(B, O, I)``.
         bias: ``(O,)``, ``(B, O)`` or None.
+        backend: ``grouped``: one convolution of one tap with a group a sample; ``bmm``: one batched product;
+            ``loop``: sample after sample; ``auto``: ``bmm``, the fastest of them at every size that
+            ``benchmarks/per_sample.py`` has measured on a CPU.
 
     Returns:
         ``(B, *, O)``.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes that do not fit together, or an unknown backend.
 
     >>> linear_per_sample(torch.zeros(2, 3), torch.zeros(2, 4, 3)).shape
     torch.Size([2, 4])
     """
-    if input.dim() < 2 or weights.dim() != 3 or weights.shape[::2] != (len(input), input.shape[-1]):
+    if input.dim() < 2 or weights.dim() != 3 or weights.shape[::2] != (input.shape[0], input.shape[-1]):
         raise ValueError(
             f"weights need shape (B, O, I) for an input (B, *, I); got {tuple(weights.shape)} for {tuple(input.shape)}"
         )
-    _check_bias(bias, len(input), weights.shape[1])
-    output = torch.bmm(input.flatten(1, -2) if input.dim() > 2 else input.unsqueeze(1), weights.mT)
-    return _add_bias_last(output.view(*input.shape[:-1], weights.shape[1]), bias)
+    _check_bias(bias, input.shape[0], weights.shape[1])
+    run = _choose(_LINEAR_BACKENDS, backend)
+    if input.shape[0] == 0:
+        run = _linear_bmm
+    output = run(input.flatten(1, -2) if input.dim() > 2 else input.unsqueeze(1), weights)
+    return _add_bias_last(output.reshape(*input.shape[:-1], weights.shape[1]), bias)
 
 
 def contracted_linear(input: Tensor, coefficients: Tensor, basis: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -308,12 +358,12 @@ def contracted_linear(input: Tensor, coefficients: Tensor, basis: Tensor, bias: 
     """
     if basis.dim() != 3 or basis.shape[2] != input.shape[-1]:
         raise ValueError(f"a basis (J, O, I) of {tuple(basis.shape)} does not fit an input {tuple(input.shape)}")
-    if coefficients.shape != (len(input), len(basis)):
+    if coefficients.shape != (input.shape[0], len(basis)):
         raise ValueError(
-            f"{len(input)} samples and {len(basis)} maps need coefficients of that shape, got "
+            f"{input.shape[0]} samples and {len(basis)} maps need coefficients of that shape, got "
             f"{tuple(coefficients.shape)}"
         )
-    _check_bias(bias, len(input), basis.shape[1])
+    _check_bias(bias, input.shape[0], basis.shape[1])
     everything = F.linear(input, basis.flatten(0, 1)).unflatten(-1, basis.shape[:2])
     return _add_bias_last(torch.einsum("bj,b...jo->b...o", coefficients, everything), bias)
 
@@ -342,7 +392,7 @@ def local_filter(input: Tensor, filters: Tensor, kernel_size: Sizes) -> Tensor:
     rows, columns = _per_axis(kernel_size, 2)
     if rows % 2 == 0 or columns % 2 == 0:
         raise ValueError(f"kernel sizes must be odd, got {(rows, columns)}")
-    expected = (len(input), rows * columns, *input.shape[2:])
+    expected = (input.shape[0], rows * columns, *input.shape[2:])
     if input.dim() != 4 or filters.shape != expected:
         raise ValueError(
             f"an input {tuple(input.shape)} and taps {rows}x{columns} need filters {expected}, "
@@ -378,7 +428,7 @@ class _LocalFilter(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 grad_padded[:, :, row : row + height, column : column + width].addcmul_(grad, one)
             if ctx.needs_input_grad[1]:
-                torch.sum(grad * shifted, dim=1, out=grad_filters[:, tap])
+                grad_filters[:, tap] = (grad * shifted).sum(dim=1)
         grad_input = grad_padded[:, :, rows // 2 : rows // 2 + height, columns // 2 : columns // 2 + width]
         return grad_input, grad_filters, None, None
 
@@ -442,8 +492,8 @@ def _check_per_sample(input: Tensor, kernels: Tensor, bias: Tensor | None, group
             f"a kernel a sample needs kernels (B, O, I/groups, *k) with 1 to 3 axes in k and an input (B, I, *S), got "
             f"{tuple(kernels.shape)} and {tuple(input.shape)}"
         )
-    if len(kernels) != len(input):
-        raise ValueError(f"{len(kernels)} kernels for {len(input)} samples")
+    if kernels.shape[0] != input.shape[0]:
+        raise ValueError(f"{kernels.shape[0]} kernels for {input.shape[0]} samples")
     if kernels.shape[input_axis] * groups != input.shape[1]:
         raise ValueError(
             f"kernels for {kernels.shape[input_axis] * groups} input channels "
@@ -451,27 +501,29 @@ def _check_per_sample(input: Tensor, kernels: Tensor, bias: Tensor | None, group
         )
     if input_axis == 2 and kernels.shape[1] % groups:
         raise ValueError(f"groups {groups} do not divide {kernels.shape[1]} output channels")
-    _check_bias(bias, len(input), kernels.shape[1])
+    _check_bias(bias, input.shape[0], kernels.shape[1])
     return dims
 
 
 def _check_bias(bias: Tensor | None, batch: int, outputs: int) -> None:
-    if bias is not None and tuple(bias.shape) not in ((outputs,), (batch, outputs)):
+    if bias is not None and bias.shape != ((outputs,) if bias.dim() == 1 else (batch, outputs)):
         raise ValueError(f"a bias of shape {tuple(bias.shape)} for {batch} samples and {outputs} output channels")
 
 
-def _check_factors(input: Tensor, coefficients: Tensor, basis: Tensor, groups: int) -> None:
+def _check_factors(input: Tensor, coefficients: Tensor, basis: Tensor, groups: int, input_axis: int) -> None:
     dims = basis.dim() - 3
     if dims not in _CONVOLUTION or input.dim() != dims + 2:
+        axes = "O, I/groups" if input_axis == 2 else "I, O/groups"
         raise ValueError(
-            f"a basis needs shape (J, O, I/groups, *k) and an input (B, I, *S), got {tuple(basis.shape)} and "
+            f"a basis needs shape (J, {axes}, *k) and an input (B, I, *S), got {tuple(basis.shape)} and "
             f"{tuple(input.shape)}"
         )
-    if basis.shape[2] * groups != input.shape[1] or basis.shape[1] % groups:
+    inputs = basis.shape[1] if input_axis == 1 else basis.shape[2] * groups
+    if inputs != input.shape[1] or basis.shape[1] % groups:
         raise ValueError(f"a basis {tuple(basis.shape)} in {groups} groups does not fit an input {tuple(input.shape)}")
-    if coefficients.shape != (len(input), len(basis)):
+    if coefficients.shape != (input.shape[0], len(basis)):
         raise ValueError(
-            f"{len(input)} samples and {len(basis)} kernels need coefficients of that shape, got "
+            f"{input.shape[0]} samples and {len(basis)} kernels need coefficients of that shape, got "
             f"{tuple(coefficients.shape)}"
         )
 
@@ -525,17 +577,33 @@ def _unfold(input: Tensor, kernels: Tensor, stride: Any, padding: Any, dilation:
     # (B, I, *S', *k) to (B, groups, I/groups * taps, positions)
     places = patches.shape[2 : 2 + dims]
     taps_first = [0, 1, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims)]
-    columns = patches.permute(taps_first).reshape(len(input) * groups, -1, math.prod(places))
-    rows = kernels.reshape(len(input) * groups, kernels.shape[1] // groups, -1)
-    return torch.bmm(rows, columns).view(len(input), kernels.shape[1], *places)
+    columns = patches.permute(taps_first).reshape(input.shape[0] * groups, -1, math.prod(places))
+    rows = kernels.reshape(input.shape[0] * groups, kernels.shape[1] // groups, -1)
+    return torch.bmm(rows, columns).view(input.shape[0], kernels.shape[1], *places)
 
 
-_PER_SAMPLE: dict[str, Callable[..., Tensor]] = {"grouped": _grouped, "unfold": _unfold, "loop": _loop}
+def _linear_grouped(rows: Tensor, weights: Tensor) -> Tensor:
+    joined = rows.mT.reshape(1, -1, rows.shape[1])
+    output = F.conv1d(joined, weights.flatten(0, 1).unsqueeze(-1), groups=rows.shape[0])
+    return output.unflatten(1, weights.shape[:2]).squeeze(0).mT
+
+
+def _linear_bmm(rows: Tensor, weights: Tensor) -> Tensor:
+    # in this order the weights' gradients come out in the weights' own layout
+    return torch.bmm(weights, rows.mT).mT
+
+
+def _linear_loop(rows: Tensor, weights: Tensor) -> Tensor:
+    return torch.stack([F.linear(own, weight) for own, weight in zip(rows, weights, strict=True)])
+
+
+_CONVOLUTION_BACKENDS = {"auto": _grouped, "grouped": _grouped, "unfold": _unfold, "loop": _loop}
+_LINEAR_BACKENDS = {"auto": _linear_bmm, "grouped": _linear_grouped, "bmm": _linear_bmm, "loop": _linear_loop}
 
 
 def _choose(backends: dict[str, Callable[..., Tensor]], backend: str) -> Callable[..., Tensor]:
     if backend not in backends:
-        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}; got {backend!r}")
+        raise ValueError(f"backend must be one of {', '.join(backends)}; got {backend!r}")
     return backends[backend]
 
 
@@ -560,5 +628,5 @@ def _add_bias_last(output: Tensor, bias: Tensor | None) -> Tensor:
     """Add a bias ``(O,)`` or ``(B, O)`` to ``(B, *, O)``."""
     if bias is None:
         return output
-    each = bias if bias.dim() == 1 else bias.view(len(bias), *(1,) * (output.dim() - 2), bias.shape[1])
+    each = bias if bias.dim() == 1 else bias.view(bias.shape[0], *(1,) * (output.dim() - 2), bias.shape[1])
     return output + each.to(output.dtype)

@@ -169,8 +169,8 @@ class HyperLayer(nn.Module):
             raise ValueError(
                 f"a context a sample, {tuple(context.shape)}, needs a batch of inputs, got {tuple(input.shape)}"
             )
-        if len(context) != len(input):
-            raise ValueError(f"{len(context)} contexts for {len(input)} samples")
+        if context.shape[0] != input.shape[0]:
+            raise ValueError(f"{context.shape[0]} contexts for {input.shape[0]} samples")
         return True
 
 
@@ -365,26 +365,33 @@ class _HyperConvTranspose(_HyperConvNd):
         if output_size is not None:
             output_padding = self._output_padding_for(input, output_size)
         settings = (self._bias(context), self.stride, self.padding, output_padding, self.groups, self.dilation)
-        run = functional.transposed_convolution_per_sample if per_sample else functional.transposed_convolution
-        return run(input, self._kernel(context), *settings)
+        if not per_sample:
+            return functional.transposed_convolution(input, self._kernel(context), *settings)
+        factors = self._factors(context)
+        if factors is not None and functional.contraction_pays(math.prod(self._smallest(input)), len(factors[1])):
+            return functional.contracted_transposed_convolution(input, *factors, *settings)
+        return functional.transposed_convolution_per_sample(input, self._kernel(context), *settings)
 
     def _output_padding_for(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
         if isinstance(output_size, Tensor):
             raise ValueError(f"output_size is a tensor {tuple(output_size.shape)}; pass a context as context=")
         if len(output_size) not in (self.dims, self.dims + 2):
             raise ValueError(f"output_size must be {self.dims} numbers, got {tuple(output_size)}")
-        wanted = tuple(output_size)[-self.dims :]
-        smallest = [
-            (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
-            for size, stride, padding, dilation, kernel in zip(
-                input.shape[-self.dims :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True
-            )
-        ]
+        wanted, smallest = tuple(output_size)[-self.dims :], self._smallest(input)
         extra = tuple(want - least for want, least in zip(wanted, smallest, strict=True))
         if any(not 0 <= more < stride for more, stride in zip(extra, self.stride, strict=True)):
             largest = [least + stride - 1 for least, stride in zip(smallest, self.stride, strict=True)]
             raise ValueError(f"output_size {wanted} is out of reach: it must lie between {smallest} and {largest}")
         return extra
+
+    def _smallest(self, input: Tensor) -> list[int]:
+        """The output's size without output padding."""
+        return [
+            (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
+            for size, stride, padding, dilation, kernel in zip(
+                input.shape[-self.dims :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True
+            )
+        ]
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, output_padding={self.output_padding}"

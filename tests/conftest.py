@@ -50,3 +50,23 @@ def mnist_folder() -> Path:
         if (folder / "raw" / "train-images-idx3-ubyte").is_file():
             return folder
     pytest.skip("needs the full MNIST in data/MNIST")
+
+
+@pytest.fixture(params=("cpu", "cuda", "cuda, bfloat16"))
+def factory(request, monkeypatch) -> dict:
+    """Device and type to make layers and inputs with."""
+    device, _, dtype = request.param.partition(", ")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    # TF32, which rounds the inputs of float32 products to 10 bits, is on by default for convolutions only
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return {"device": device, "dtype": getattr(torch, dtype or "float32")}
+
+
+@pytest.fixture
+def tolerance(factory) -> dict[str, float]:
+    """For ``torch.testing.assert_close``: a GPU has several ways to compute one convolution."""
+    if factory["device"] == "cpu":
+        return {}
+    coarse = 0.05 if factory["dtype"] == torch.bfloat16 else 1e-4
+    return {"rtol": coarse, "atol": coarse}

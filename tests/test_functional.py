@@ -80,7 +80,13 @@ def test_a_linear_map_a_sample_equals_a_map_a_sample(batch, between, inputs, out
         expected = torch.stack(
             [F.linear(rows[b], weights[b], bias if bias is None or bias.dim() == 1 else bias[b]) for b in range(batch)]
         )
-        torch.testing.assert_close(linear_per_sample(rows, weights, bias), expected)
+        for backend in ("auto", "grouped", "bmm", "loop"):
+            output = linear_per_sample(rows, weights, bias, backend=backend)
+            torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+            assert linear_per_sample(rows[:0], weights[:0], biases[:0], backend=backend).shape == (
+                0,
+                *expected.shape[1:],
+            )
         coefficients, basis = torch.randn(batch, 4), torch.randn(4, outputs, inputs)
         built = torch.tensordot(coefficients, basis, dims=1)
         torch.testing.assert_close(
@@ -91,22 +97,58 @@ def test_a_linear_map_a_sample_equals_a_map_a_sample(batch, between, inputs, out
         )
 
 
-def test_layers_contract_where_that_is_cheaper(monkeypatch):
-    from hyperconv import DenseGenerator, HyperConv2d, HyperLinear
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_contracted_transposed_convolution_equals_the_kernels_built(data):
+    dims, groups, batch = (data.draw(st.integers(1, 3)) for _ in range(3))
+    inputs, outputs = (groups * data.draw(st.integers(1, 3)) for _ in range(2))
+    stride = data.draw(st.integers(1, 3))
+    settings = {
+        "stride": stride,
+        "padding": data.draw(st.integers(0, 1)),
+        "output_padding": data.draw(st.integers(0, stride - 1)),
+        "groups": groups,
+        "dilation": data.draw(st.integers(1, 2)),
+    }
+    images = torch.randn(batch, inputs, *[3, 4, 2][:dims], dtype=torch.float64)
+    coefficients = torch.randn(batch, 5, dtype=torch.float64)
+    basis = torch.randn(5, inputs, outputs // groups, *[3, 2, 4][:dims], dtype=torch.float64)
+    biases = torch.randn(batch, outputs, dtype=torch.float64)
+    built = torch.tensordot(coefficients, basis, dims=1)
+    for bias in (None, biases[0], biases):
+        torch.testing.assert_close(
+            functional.contracted_transposed_convolution(images, coefficients, basis, bias, **settings),
+            functional.transposed_convolution_per_sample(images, built, bias, **settings),
+        )
 
+
+def test_layers_contract_where_that_is_cheaper(monkeypatch):
+    from hyperconv import DenseGenerator, HyperConv2d, HyperConvTranspose2d, HyperLinear
+
+    ways = [
+        "contracted_convolution",
+        "convolution_per_sample",
+        "contracted_transposed_convolution",
+        "transposed_convolution_per_sample",
+        "contracted_linear",
+        "linear_per_sample",
+    ]
     taken = []
-    for name in ("contracted_convolution", "convolution_per_sample", "contracted_linear", "linear_per_sample"):
+    for name in ways:
         run = getattr(functional, name)
         monkeypatch.setattr(functional, name, lambda *a, run=run, name=name: taken.append(name) or run(*a))
-    generator = partial(DenseGenerator, context_dim=16)
     contexts = torch.randn(4, 16)
-    layer = HyperConv2d(2, 2, 3, padding=1, generator=generator)
-    for side in (2, 28):
-        layer(torch.randn(4, 2, side, side), contexts)
-    linear = HyperLinear(2, 2, generator=generator)
-    for rows in ((), (500,)):
-        linear(torch.randn(4, *rows, 2), contexts)
-    assert taken == ["contracted_convolution", "convolution_per_sample", "contracted_linear", "linear_per_sample"]
+    for kind, shapes in (
+        (partial(HyperConv2d, 2, 2, 3, padding=1), ((4, 2, 2, 2), (4, 2, 28, 28))),
+        (partial(HyperConvTranspose2d, 2, 2, 3, stride=2, padding=1), ((4, 2, 2, 2), (4, 2, 3, 3))),
+        (partial(HyperLinear, 2, 2), ((4, 2), (4, 500, 2))),
+    ):
+        layer = kind(generator=partial(DenseGenerator, context_dim=16))
+        for shape in shapes:
+            inputs = torch.randn(shape)
+            one_by_one = [layer(each, context=context) for each, context in zip(inputs, contexts, strict=True)]
+            torch.testing.assert_close(layer(inputs, context=contexts), torch.stack(one_by_one), rtol=1e-5, atol=1e-5)
+    assert taken == ways
 
 
 def unfolded_filter(images, filters, size):
@@ -160,7 +202,14 @@ def test_patches_see_their_neighbours():
         ),
         (lambda z: convolution_per_sample(z(2, 3, 8), z(2, 4, 3, 3), padding="same", stride=2), "needs stride 1, got"),
         (lambda z: convolution_per_sample(z(2, 3, 8), z(2, 4, 3, 3), padding="full"), "'valid'; got 'full'"),
-        (lambda z: convolution_per_sample(z(2, 3, 8), z(2, 4, 3, 3), backend="fft"), "got 'fft'"),
+        (
+            lambda z: convolution_per_sample(z(2, 3, 8), z(2, 4, 3, 3), backend="fft"),
+            "grouped, unfold, loop; got 'fft'",
+        ),
+        (
+            lambda z: linear_per_sample(z(2, 3), z(2, 4, 3), backend="unfold"),
+            "auto, grouped, bmm, loop; got 'unfold'",
+        ),
         (lambda z: convolution_per_sample(z(2, 3, 2), z(2, 4, 3, 3), backend="unfold"), "reaches over 3 .* 2 padded"),
         (
             lambda z: convolution_per_sample(z(2, 3, 8), z(2, 4, 3, 3), z(5)),
@@ -172,6 +221,22 @@ def test_patches_see_their_neighbours():
         ),
         (lambda z: functional.transposed_convolution(z(2, 3), z(3, 4)), r"got \(3, 4\)"),
         (lambda z: contracted_convolution(z(2, 3, 8), z(3, 5), z(5, 4, 3, 3)), r"2 samples and 5 kernels .* \(3, 5\)"),
+        (
+            lambda z: functional.contracted_transposed_convolution(z(2, 3), z(2, 5), z(5, 3, 4)),
+            r"needs shape \(J, I, O/groups, \*k\) .* \(5, 3, 4\)",
+        ),
+        (
+            lambda z: functional.contracted_transposed_convolution(z(2, 3, 8), z(2, 5), z(5, 4, 3, 3)),
+            r"basis \(5, 4, 3, 3\) in 1 groups does not fit an input \(2, 3, 8\)",
+        ),
+        (
+            lambda z: functional.contracted_transposed_convolution(z(2, 3, 8), z(2, 5), z(5, 3, 3, 3), groups=2),
+            r"basis \(5, 3, 3, 3\) in 2 groups",
+        ),
+        (
+            lambda z: functional.contracted_transposed_convolution(z(2, 3, 8), z(2, 5), z(5, 3, 2, 3), z(5)),
+            r"\(5,\) for 2 samples and 2 output",
+        ),
         (lambda z: contracted_convolution(z(2, 3), z(2, 5), z(5, 4, 3)), r"basis needs shape .* \(5, 4, 3\)"),
         (lambda z: convolution_per_sample(z(1, 3, 8), z(1, 4, 3, 3), z(5, 4)), r"\(5, 4\) for 1 samples and 4 output"),
         (lambda z: contracted_convolution(z(2, 3, 8), z(2, 5), z(5, 4, 2, 3)), r"does not fit an input \(2, 3, 8\)"),

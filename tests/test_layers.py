@@ -54,23 +54,24 @@ def cases():
 
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("dims", (1, 2, 3))
-def test_equals_torch_convolution_with_the_same_weight(dims, name):
+def test_equals_torch_convolution_with_the_same_weight(dims, name, factory, tolerance):
     torch.manual_seed(0)
     every = list(cases())
     # each generator meets every option, all of them together every combination
     for (inputs, outputs, groups), kernel_size, settings in every[list(SHARED).index(name) :: len(SHARED)]:
         settings = {**settings, "groups": groups}
-        hyper = HYPER[dims](inputs, outputs, kernel_size, **settings, generator=SHARED[name])
-        plain = PLAIN[dims](inputs, outputs, kernel_size, **settings)
+        hyper = HYPER[dims](inputs, outputs, kernel_size, **settings, generator=SHARED[name], **factory)
+        plain = PLAIN[dims](inputs, outputs, kernel_size, **settings, **factory)
         plain.load_state_dict({"weight": hyper.weight, "bias": hyper.bias})
-        images = torch.randn(2, inputs, *[10, 11, 9][:dims])
-        torch.testing.assert_close(hyper(images), plain(images), msg=lambda text, s=settings: f"{s}: {text}")
+        images = torch.randn(2, inputs, *[10, 11, 9][:dims], **factory)
+        message = {"msg": lambda text, s=settings: f"{s}: {text}"}
+        torch.testing.assert_close(hyper(images), plain(images), **tolerance, **message)
         assert hyper.weight.shape == plain.weight.shape
 
 
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("dims", (1, 2, 3))
-def test_equals_torch_transposed_convolution_with_the_same_weight(dims, name):
+def test_equals_torch_transposed_convolution_with_the_same_weight(dims, name, factory, tolerance):
     torch.manual_seed(0)
     every = list(product(((4, 6, 1), (4, 6, 2), (4, 4, 4)), (1, 2, 3), (1, 2, 3), (0, 1), (0, 1), (1, 2)))
     for (inputs, outputs, groups), kernel_size, stride, padding, extra, dilation in every[
@@ -79,20 +80,21 @@ def test_equals_torch_transposed_convolution_with_the_same_weight(dims, name):
         if extra >= max(stride, dilation):
             continue
         settings = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
-        hyper = HYPER_TRANSPOSED[dims](inputs, outputs, kernel_size, groups=groups, **settings, generator=SHARED[name])
-        plain = PLAIN_TRANSPOSED[dims](inputs, outputs, kernel_size, groups=groups, **settings)
+        settings = {**settings, "groups": groups, **factory}
+        hyper = HYPER_TRANSPOSED[dims](inputs, outputs, kernel_size, **settings, generator=SHARED[name])
+        plain = PLAIN_TRANSPOSED[dims](inputs, outputs, kernel_size, **settings)
         plain.load_state_dict({"weight": hyper.weight, "bias": hyper.bias})
-        images = torch.randn(2, inputs, *[4, 5, 3][:dims])
-        torch.testing.assert_close(hyper(images), plain(images))
+        images = torch.randn(2, inputs, *[4, 5, 3][:dims], **factory)
+        torch.testing.assert_close(hyper(images), plain(images), **tolerance)
         larger = [size + stride - 1 - extra for size in hyper(images).shape[2:]]
-        torch.testing.assert_close(hyper(images, output_size=larger), plain(images, output_size=larger))
+        torch.testing.assert_close(hyper(images, output_size=larger), plain(images, output_size=larger), **tolerance)
 
 
 @pytest.mark.parametrize("name", PER_SAMPLE)
 @pytest.mark.parametrize("dims", (1, 2, 3))
-def test_a_context_a_sample_equals_torch_sample_by_sample(dims, name):
+def test_a_context_a_sample_equals_torch_sample_by_sample(dims, name, factory, tolerance):
     torch.manual_seed(0)
-    images = torch.randn(3, 4, *[8, 9, 7][:dims])
+    images = torch.randn(3, 4, *[8, 9, 7][:dims], **factory)
     settings = {"stride": 2, "padding": 2, "dilation": 2, "groups": 2}
     for hyper, plain, more in (
         (HYPER, PLAIN, settings),
@@ -102,35 +104,37 @@ def test_a_context_a_sample_equals_torch_sample_by_sample(dims, name):
         for bias in (True, False, "generated"):
             if bias == "generated" and ("coordinate" in name or "low rank" in name):
                 continue
-            layer = hyper[dims](4, 6, 3, bias=bias, **more, generator=PER_SAMPLE[name])
-            contexts = context_for(layer.generator, 3)
+            layer = hyper[dims](4, 6, 3, bias=bias, **more, generator=PER_SAMPLE[name], **factory)
+            contexts = context_for(layer.generator, 3, **factory)
             expected = []
             for image, context in zip(images, contexts, strict=True):
-                twin = plain[dims](4, 6, 3, bias=bool(bias), **more)
+                twin = plain[dims](4, 6, 3, bias=bool(bias), **more, **factory)
                 weights = {"weight": layer.generator(context)}
                 if bias:
                     weights["bias"] = layer.bias if bias is True else layer.bias_generator(context)
                 twin.load_state_dict(weights)
                 expected.append(twin(image))
-                torch.testing.assert_close(layer(image[None], context=context)[0], expected[-1])
-            torch.testing.assert_close(layer(images, context=contexts), torch.stack(expected), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(layer(image[None], context=context)[0], expected[-1], **tolerance)
+            batched = {"rtol": 1e-4, "atol": 1e-5, **tolerance}
+            torch.testing.assert_close(layer(images, context=contexts), torch.stack(expected), **batched)
 
 
 @pytest.mark.parametrize("name", [name for name in PER_SAMPLE if "coordinate" not in name])
-def test_linear_equals_torch_sample_by_sample(name):
+def test_linear_equals_torch_sample_by_sample(name, factory, tolerance):
     torch.manual_seed(0)
-    rows = torch.randn(3, 2, 5)
+    rows = torch.randn(3, 2, 5, **factory)
+    batched = {"rtol": 1e-4, "atol": 1e-5, **tolerance}
     for bias in (True, False) if name == "low rank" else (True, False, "generated"):
-        layer = HyperLinear(5, 4, bias=bias, generator=PER_SAMPLE[name])
-        contexts = context_for(layer.generator, 3)
+        layer = HyperLinear(5, 4, bias=bias, generator=PER_SAMPLE[name], **factory)
+        contexts = context_for(layer.generator, 3, **factory)
         for number, context in enumerate(contexts):
             own = layer.bias if layer.bias_generator is None else layer.bias_generator(context)
             expected = F.linear(rows[number], layer.generator(context), own)
-            torch.testing.assert_close(layer(rows[number], context), expected)
-            torch.testing.assert_close(layer(rows, contexts)[number], expected, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(layer(rows[:, 0], contexts)[number], expected[0], rtol=1e-4, atol=1e-5)
-    shared = HyperLinear(5, 4)
-    torch.testing.assert_close(shared(rows), F.linear(rows, shared.weight, shared.bias))
+            torch.testing.assert_close(layer(rows[number], context), expected, **tolerance)
+            torch.testing.assert_close(layer(rows, contexts)[number], expected, **batched)
+            torch.testing.assert_close(layer(rows[:, 0], contexts)[number], expected[0], **batched)
+    shared = HyperLinear(5, 4, **factory)
+    torch.testing.assert_close(shared(rows), F.linear(rows, shared.weight, shared.bias), **tolerance)
 
 
 def test_a_generated_bias_starts_at_the_scale_of_a_stored_one():
@@ -273,16 +277,6 @@ def test_survives_deepcopy_and_pickle_after_use():
         assert torch.equal(twin(images), expected)
 
 
-def test_compiles_without_graph_breaks():
-    block = ResidualBlock(4).to(memory_format=torch.channels_last)
-    images = torch.randn(2, 4, 8, 8)
-    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
-    expected = block(images)
-    torch.testing.assert_close(compiled(images), expected)
-    compiled(images).sum().backward()
-    assert all(parameter.grad is not None for parameter in block.parameters())
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -355,6 +349,30 @@ def test_narrow_channels_last_images_take_the_paired_path(monkeypatch):
     )
     MNISTClassifier("hyper")(torch.rand(2, 1, 28, 28))
     assert taken == [(2, 8, 28, 28)] * 4
+
+
+@pytest.mark.parametrize("bias", (False, True))
+def test_stacked_networks_run_in_one_vmap(bias, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(functional, "_WIDE_VECTORS", True)
+    networks = [
+        nn.Sequential(*(HyperConv2d(*channels, 5, padding="same", bias=bias) for channels in ((2, 8), (8, 4))))
+        for _ in range(3)
+    ]
+    images = torch.randn(2, 2, 6, 8).contiguous(memory_format=torch.channels_last)
+    parameters, buffers = torch.func.stack_module_state(networks)
+
+    def run(*state):
+        return torch.func.functional_call(networks[0], state, (images,))
+
+    outputs = torch.vmap(run)(parameters, buffers)
+    gradients = torch.vmap(torch.func.grad(lambda *state: run(*state).square().mean()))(parameters, buffers)
+    for number, network in enumerate(networks):
+        output = network(images)
+        torch.testing.assert_close(outputs[number], output)
+        for name, parameter in network.named_parameters():
+            (expected,) = torch.autograd.grad(output.square().mean(), parameter, retain_graph=True)
+            torch.testing.assert_close(gradients[name][number], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))

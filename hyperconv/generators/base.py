@@ -203,7 +203,7 @@ def reset_linear_layers(module: nn.Module) -> None:
 
 
 def with_constant(coefficients: Tensor) -> Tensor:
-    return torch.cat([coefficients, coefficients.new_ones(len(coefficients), 1)], dim=1)
+    return torch.cat([coefficients, coefficients.new_ones(coefficients.shape[0], 1)], dim=1)
 
 
 def _kernel_std(kernel_shape: tuple[int, ...], init: Init) -> float:

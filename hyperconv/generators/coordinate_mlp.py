@@ -293,8 +293,7 @@ class CoordinateMLP(Generator):
         per_kernel = (len(self.head), -1, -1)
         variance = (torch.bmm(covariance.expand(per_kernel), head) * head).sum(dim=1, keepdim=True)
         gain = self.scale * (variance + _VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
-        kernels = torch.bmm(features.expand(per_kernel), self.head * gain)
-        return torch.add(kernels, self.mean, alpha=self.kernel_std)
+        return torch.baddbmm(self.mean * self.kernel_std, features.expand(per_kernel), self.head * gain)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, norm={self.norm!r}"
