@@ -15,7 +15,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .files import renamed_into_place
 
-ARM_COLOURS = {"hyper": "#1b7f5c", "normal": "#3a62b0", "normal + median 3x3": "#c2701d"}
+ARM_COLOURS = {
+    "hyper": "#1b7f5c",
+    "normal": "#3a62b0",
+    "normal + median 3x3": "#c2701d",
+    "concatenated": "#8a4fa3",
+    "shared": "#3a62b0",
+    "lstm": "#c2701d",
+}
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 160}
 
 
@@ -98,7 +105,8 @@ def training_curves(runs: Mapping[str, pd.DataFrame], path: Path, title: str) ->
     Args:
         runs: label to the rows of a ``metrics.csv``.
     """
-    figure, axes = _new_figure(1, 1, size=(6.4, 4.0))
+    many = len(runs) > 2
+    figure, axes = _new_figure(1, 1, size=(8.8 if many else 6.4, 4.0))
     axis = axes[0, 0]
     spare = [colour for colour in sns.color_palette("deep").as_hex() if colour not in ARM_COLOURS.values()]
     for number, (label, rows) in enumerate(runs.items()):
@@ -115,7 +123,7 @@ def training_curves(runs: Mapping[str, pd.DataFrame], path: Path, title: str) ->
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlim(left=0)
     axis.grid(axis="y", which="major", color="0.92")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if many else {}))
     _save(figure, path)
 
 
@@ -151,3 +159,191 @@ def heat_maps(
         axis.tick_params(length=0)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def moving_scales(
+    strips: Sequence[tuple[str, np.ndarray]],
+    gates: Sequence[str],
+    bits: Mapping[str, float],
+    path: Path,
+    title: str,
+) -> None:
+    """Texts over how far the scales of each gate move at each character, and the arms' bits per character.
+
+    Args:
+        strips: text of T characters and the norms of the changes from each to the next, ``(gates, T - 1)``.
+        bits: arm to bits per character.
+    """
+    heights = [1.0] * len(strips) + [0.25 + 0.2 * len(bits)]
+    figure, axes = _new_figure(len(heights), 1, size=(12.0, 1.15 * sum(heights) + 0.9), height_ratios=heights)
+    most = np.quantile(np.concatenate([moves.ravel() for _, moves in strips] or [[1.0]]), 0.995)
+    for axis, (text, moves) in zip(axes[:-1, 0], strips, strict=True):
+        image = axis.pcolormesh(
+            np.arange(1, len(text) + 1), np.arange(len(gates) + 1), moves, cmap="rocket_r", vmin=0, vmax=most
+        )
+        for place, character in enumerate(text):
+            shown = {" ": "\u00b7", "\n": "\u21b5"}.get(character, character)
+            colour = "0.65" if shown != character else "0"
+            axis.text(place + 0.5, -0.25, shown, family="monospace", fontsize=9, ha="center", color=colour)
+        axis.set(xlim=(0, len(text)), ylim=(len(gates), -1.1), xticks=[])
+        axis.set_yticks(np.arange(len(gates)) + 0.5, gates, fontsize=9)
+        axis.tick_params(length=0)
+        sns.despine(ax=axis, left=True, bottom=True)
+    if strips:
+        bar = figure.colorbar(image, ax=axes[:-1, 0], aspect=25, pad=0.01, extend="max")
+        bar.set_label("change of the state weights' row scales")
+    bars = axes[-1, 0]
+    drawn = bars.barh(list(bits), list(bits.values()), color=[ARM_COLOURS.get(arm, "0.7") for arm in bits], height=0.7)
+    bars.bar_label(drawn, fmt="%.3f", padding=3)
+    bars.invert_yaxis()
+    bars.set(xlabel="bits per character of the test text")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def forecasts(
+    times: np.ndarray,
+    observed: int,
+    truth: np.ndarray,
+    predicted: Mapping[str, np.ndarray],
+    path: Path,
+    title: str,
+    strips: np.ndarray | None = None,
+    marks: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Angles against time, a panel a pendulum, the observed time shaded; and below, frames with what is predicted.
+
+    Args:
+        times: ``(T,)`` in s; the first ``observed`` of them were seen.
+        truth: ``(P, T)`` in radians.
+        predicted: arm to the same.
+        strips: ``(P, F, H, W)``, frames at even steps over the times, or None.
+        marks: arm to ``(P, F, 2)``, the column and the row that it predicts in each of them, NaN for no mark.
+    """
+    shown = np.arange(2) if strips is None else np.arange(4)
+    heights = np.resize([1.0] if strips is None else [1.0, 0.27], len(shown))
+    columns = len(truth) // 2
+    figure, axes = _new_figure(
+        len(shown), columns, size=(5.4 * columns, 2.6 * heights.sum()), sharex=True, height_ratios=heights
+    )
+    panels = axes[:: len(shown) // 2].flatten()
+    for number, axis in enumerate(panels):
+        axis.axvspan(times[0], times[observed - 1], color="0.93", linewidth=0)
+        axis.plot(times, truth[number], color="0", linewidth=3.2, alpha=0.25, label="true")
+        for arm, angles in predicted.items():
+            axis.plot(times, angles[number], color=ARM_COLOURS.get(arm), linewidth=1.4, label=arm)
+        bound = 1.25 * np.abs(truth[number]).max()
+        axis.set(xlim=(times[0], times[-1]), ylim=(-bound, bound))
+        axis.grid(axis="y", color="0.92")
+    for axis in axes[:: len(shown) // 2, 0]:
+        axis.set_ylabel("angle (rad)")
+    panels[0].annotate(
+        "observed",
+        (times[observed - 1], 1),
+        (-4, -3),
+        ("data", "axes fraction"),
+        "offset points",
+        ha="right",
+        va="top",
+        color="0.45",
+    )
+    if strips is not None:
+        _draw_strips(axes[1::2].flatten(), times, strips, marks or {})
+    for axis in axes[-1]:
+        axis.set_xlabel("time (s)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _draw_strips(
+    axes: Sequence[plt.Axes], times: np.ndarray, strips: np.ndarray, marks: Mapping[str, np.ndarray]
+) -> None:
+    count, height, width = strips.shape[1:]
+    for number, axis in enumerate(axes):
+        extent = (times[0], times[-1], height - 0.5, -0.5)
+        axis.imshow(np.concatenate(list(strips[number]), axis=1), "gray", extent=extent, aspect="auto")
+        second = (times[-1] - times[0]) / (count * width)
+        for place in range(1, count):
+            axis.axvline(times[0] + place * width * second, color="1", linewidth=1)
+        for arm, places in marks.items():
+            across = times[0] + (np.arange(count) * width + 0.5 + places[number, :, 0]) * second
+            axis.plot(across, places[number, :, 1], "o", mfc="none", mec=ARM_COLOURS.get(arm), mew=1.2, markersize=6)
+        axis.set(yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+
+
+def registrations(
+    columns: Mapping[str, tuple[np.ndarray, np.ndarray | None, np.ndarray | None]],
+    figures: pd.DataFrame,
+    path: Path,
+    title: str,
+    before: float,
+    best: float | None = None,
+) -> None:
+    """Pairs of images registered at several weights of smoothness, and figures against the weight.
+
+    Args:
+        columns: title to images ``(P, 1, H, W)``, how far right and down of each pixel its source lay,
+            ``(P, 2, H, W)`` or None, and masks to outline, ``(P, parts, H, W)`` or None.
+        figures: a row for each ``arm``, weight ``λ`` and ``figure``: its ``value``. Arms but ``hyper`` are dots.
+        before: the Dice of unregistered pairs.
+        best: a weight to mark, or None.
+    """
+    pairs = len(next(iter(columns.values()))[0])
+    sns.set_theme(context="paper", style="ticks", font_scale=1.15, rc=_STYLE)
+    figure = plt.figure(figsize=(1.3 * len(columns), 2.75 * pairs + 3.2), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[2.75 * pairs, 2.9])
+    axes = above.subplots(2 * pairs, len(columns), squeeze=False)
+    for column, (name, shown) in zip(axes.T, columns.items(), strict=True):
+        column[0].set_title(name)
+        for pair in range(pairs):
+            image, displacement, masks = (None if each is None else each[pair] for each in shown)
+            _draw_outlined(column[2 * pair], image[0], masks)
+            _draw_deformed_grid(column[2 * pair + 1], displacement)
+    panels = {"dice": "Dice", "loss": "loss", "folds": "folded pixels (%)"}
+    for axis, (name, label) in zip(below.subplots(1, 3), panels.items(), strict=True):
+        _draw_against_weight(axis, figures[figures["figure"].str.startswith(name)])
+        axis.set(xlabel="λ, weight of smoothness", ylabel=label, xlim=(-0.03, 1.03))
+        axis.grid(axis="y", color="0.92")
+        if name == "dice":
+            axis.axhline(before, color="0.5", linestyle=":", label="before")
+        if best is not None:
+            axis.axvline(best, color="0.5", linewidth=0.8, label="best λ on validation pairs")
+    figure.suptitle(title)
+    below.legend(*below.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    _save(figure, path)
+
+
+def _draw_outlined(axis: plt.Axes, image: np.ndarray, masks: np.ndarray | None) -> None:
+    axis.imshow(image, "gray", vmin=0, vmax=1)
+    for mask, colour in zip([] if masks is None else masks, sns.color_palette("bright")[1:], strict=False):
+        if mask.max() > 0.5:
+            axis.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
+    axis.set_axis_off()
+
+
+def _draw_deformed_grid(axis: plt.Axes, displacement: np.ndarray | None) -> None:
+    axis.set_axis_off()
+    if displacement is None:
+        return
+    right, down = np.asarray(displacement)
+    rows, columns = np.indices(right.shape)
+    across, along = columns + right, rows + down
+    every = max(1, right.shape[0] // 16)
+    for lines in ((across[::every].T, along[::every].T), (across[:, ::every], along[:, ::every])):
+        axis.plot(*lines, color="0.25", linewidth=0.5)
+    axis.set(xlim=(-2, right.shape[1] + 1), ylim=(right.shape[0] + 1, -2), aspect="equal")
+
+
+def _draw_against_weight(axis: plt.Axes, rows: pd.DataFrame) -> None:
+    """Each figure of the hyper arm as a line, of the others as dots, one colour a figure."""
+    names = list(rows["figure"].unique())
+    colours = dict(zip(names, [ARM_COLOURS["hyper"], *sns.color_palette("bright")[1:]], strict=False))
+    fixed = rows["arm"] != "hyper"
+    for name, line in rows[~fixed].groupby("figure", sort=False):
+        axis.plot(line["λ"], line["value"], color=colours[name], label=name if len(names) > 1 else "one network")
+    if fixed.any():
+        dots = rows[fixed]
+        axis.plot(dots["λ"], dots["value"], "o", color=ARM_COLOURS["normal"], label="a network for each λ")

@@ -106,6 +106,10 @@ def start(logs: Path, data: Path, *more: str) -> subprocess.Popen:
         *TINY,
         *more,
     ]
+    return launch(*flags)
+
+
+def launch(*flags: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

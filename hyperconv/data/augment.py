@@ -20,7 +20,20 @@ def turn_and_zoom(images: Tensor, rotation: float, zoom: float, generator: torch
         ``(B, C, H, W)``, sampled bilinearly, zero beyond the old edges.
     """
     angle, size = torch.rand(2, len(images), generator=generator) * 2 - 1
-    angle, size = angle * math.radians(rotation), 1 + size * zoom
+    return turn(images, angle * math.radians(rotation), 1 + size * zoom)
+
+
+def turn(images: Tensor, angle: Tensor, size: Tensor | float = 1.0) -> Tensor:
+    """Turn each image about its centre by an angle, and scale it.
+
+    Args:
+        images: ``(B, C, H, W)``, float.
+        angle: ``(B,)``, in radians.
+        size: ``(B,)`` or one number: how much larger a part of the image is shown.
+
+    Returns:
+        ``(B, C, H, W)``, sampled bilinearly, zero beyond the old edges.
+    """
     none = torch.zeros_like(angle)
     rows = [size * angle.cos(), -size * angle.sin(), none, size * angle.sin(), size * angle.cos(), none]
     affine = torch.stack(rows, dim=1).unflatten(1, (2, 3)).to(images)

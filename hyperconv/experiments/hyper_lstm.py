@@ -1,0 +1,148 @@
+"""HyperLSTM with layer norm beside LSTMs of as many parameters, with and without: on rows of digits, and on text."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import plotting
+from ..data import Splits
+from ..data.digits import CLASSES, SIDE
+from ..data.text import SYMBOLS, as_text, load_text
+from ..training import Recipe
+from ..training.learner import Batch
+from ..training.objectives import Metric, as_float, scores
+from ..zoo.hyper_lstm import GATES, LayerNormHyperLSTM, LayerNormLSTM, PlainLSTM
+from .experiment import Experiment, Networks
+
+BITS = Metric("bpc", "bits per character")
+# in an order that is the same for every digit, seed and arm
+_PERMUTATION = torch.randperm(SIDE, generator=torch.Generator().manual_seed(0))
+_CHARACTER_DIM = 32
+_STRIPS = 4
+# hidden units for equally many parameters
+_OF_DIGITS = {"hyper": 112, "layer-norm": 132, "plain": 133}
+_OF_TEXT = {"hyper": 112, "layer-norm": 131, "plain": 131}
+
+Cell = Callable[[int, int], nn.Module]
+CELLS: Mapping[str, Cell] = {
+    "hyper": partial(LayerNormHyperLSTM, hyper_hidden=24, embedding_dim=4),
+    "layer-norm": LayerNormLSTM,
+    "plain": PlainLSTM,
+}
+
+
+def row_network(cell: Cell, hidden: int) -> nn.Module:
+    """Rows of digits ``(B, 28, 28)`` to logits ``(B, 28, 10)`` after each."""
+    return nn.Sequential(cell(SIDE, hidden), nn.Linear(hidden, CLASSES))
+
+
+def character_network(cell: Cell, hidden: int) -> nn.Module:
+    """ASCII codes ``(B, steps)`` to logits ``(B, steps, 128)`` of the next."""
+    return nn.Sequential(
+        nn.Embedding(SYMBOLS, _CHARACTER_DIM), cell(_CHARACTER_DIM, hidden), nn.Linear(hidden, SYMBOLS)
+    )
+
+
+def rows_to_classes(
+    network: nn.Module, batch: Batch, draws: torch.Generator, order: Tensor | slice = slice(None)
+) -> dict[str, Tensor]:
+    """Cross-entropy and accuracy after the last row."""
+    images, labels = batch
+    rows = as_float(images).squeeze(1)[:, order]
+    return scores(network(rows)[:, -1], labels)
+
+
+def next_character(network: nn.Module, batch: Batch, draws: torch.Generator) -> dict[str, Tensor]:
+    """Cross-entropy, and the same in bits."""
+    (codes,) = batch
+    codes = codes.long()
+    loss = F.cross_entropy(network(codes[:, :-1]).flatten(0, 1), codes[:, 1:].flatten())
+    return {"loss": loss, BITS.column: loss.detach() / math.log(2)}
+
+
+@torch.no_grad()
+def moving_scales(networks: Networks, splits: Splits, path: Path) -> None:
+    """How the scales that the hyper arm generates move along the first test sequences, and the bits of all arms."""
+    (codes,) = splits.test[:]
+    bits = {
+        name: next_character(network, (codes,), torch.Generator())[BITS.column].item()
+        for name, network in networks.items()
+    }
+    strips = []
+    if "hyper" in networks:
+        embedding, cell, _ = networks["hyper"]
+        shown = codes[:_STRIPS, :-1]
+        _, scales = cell.states_and_scales(embedding(shown.long()))
+        moves = torch.stack(scales, dim=1)[:, :, 0].diff(dim=1).norm(dim=-1)
+        strips = [(as_text(text), move.T.numpy()) for text, move in zip(shown, moves, strict=True)]
+    plotting.moving_scales(strips, GATES, bits, path, f"Test text ({splits.name})")
+
+
+def _experiment(
+    name: str, task: str, network: Callable[[Cell, int], nn.Module], widths: Mapping[str, int], **more: Any
+) -> Experiment:
+    return Experiment(
+        name=name,
+        paper="HyperNetworks, Ha et al., ICLR 2017",
+        task=f"{task}: LSTM whose weights a smaller one scales, or of as many parameters, with or without layer norm",
+        arms={arm: partial(network, CELLS[arm], widths[arm]) for arm in CELLS},
+        **more,
+    )
+
+
+_ROWS = Recipe(
+    "adamw",
+    5e-3,
+    1e-2,
+    "one-cycle",
+    batch_size=128,
+    epochs=6,
+    patience=None,
+    shuffle=True,
+    steps_an_epoch=120,
+    clip=1.0,
+)
+_CHARACTERS = replace(_ROWS, learning_rate=1e-2, batch_size=64, epochs=8)
+
+HYPER_LSTMS = (
+    _experiment(
+        "hyperlstm",
+        "rows of a digit, one after the other, to its class",
+        row_network,
+        _OF_DIGITS,
+        minutes=8,
+        recipe=_ROWS,
+        objective=rows_to_classes,
+        quick_epochs=4,
+    ),
+    _experiment(
+        "hyperlstm-permuted",
+        "rows of a digit, in another order, to its class",
+        row_network,
+        _OF_DIGITS,
+        minutes=8,
+        recipe=_ROWS,
+        objective=partial(rows_to_classes, order=_PERMUTATION),
+        quick_epochs=4,
+    ),
+    _experiment(
+        "hyperlstm-characters",
+        "characters of a text (a .txt file, or a folder with input.txt) to the next one",
+        character_network,
+        _OF_TEXT,
+        minutes=8,
+        recipe=_CHARACTERS,
+        load=load_text,
+        objective=next_character,
+        metric=BITS,
+        quick_epochs=3,
+        figure=moving_scales,
+    ),
+)

@@ -1,0 +1,100 @@
+"""Pendulums of unknown length and damping: a network for each one's dynamics beside one for all."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import plotting
+from ..data import Splits
+from ..data.pendulums import INTERVAL_S, OBSERVED, PREDICTED, angles, frames, load_frames, load_points, pixels
+from ..training import Recipe
+from ..training.learner import Batch
+from ..training.objectives import Metric, as_float
+from ..zoo.neural_ode import FrameReader, GeneratedDynamics, LSTMForecaster, NeuralODE, StoredDynamics
+from .experiment import Experiment, Networks
+
+_RECIPE = Recipe("adam", 5e-3, 0.0, "one-cycle", batch_size=100, epochs=40, patience=None, shuffle=True, clip=0.1)
+_CONTEXT = 4
+_SHOWN = 4
+
+
+def forecast_error(network: nn.Module, batch: Batch, draws: torch.Generator) -> dict[str, Tensor]:
+    """Mean squared distance from the true positions, all of them; and its root over those that were not observed."""
+    observed, positions = batch
+    squared = (network(as_float(observed)) - positions).square().sum(dim=-1)
+    return {"loss": squared.mean(), "rmse": squared.detach()[:, observed.shape[1] :].mean().sqrt()}
+
+
+def generated() -> NeuralODE:
+    return NeuralODE(GeneratedDynamics(24, _CONTEXT), OBSERVED, PREDICTED)
+
+
+def stored(context_dim: int = 0) -> NeuralODE:
+    return NeuralODE(StoredDynamics(57, context_dim), OBSERVED, PREDICTED)
+
+
+def lstm() -> LSTMForecaster:
+    return LSTMForecaster(50, PREDICTED)
+
+
+def from_frames(network: Callable[[], nn.Module]) -> nn.Sequential:
+    return nn.Sequential(FrameReader(), network())
+
+
+@torch.no_grad()
+def observed_error(network: nn.Module, splits: Splits) -> dict[str, float]:
+    """Root mean squared distance over the observed time."""
+    observed, positions = splits.test[:]
+    squared = (network(as_float(observed)) - positions).square().sum(dim=-1)
+    return {"RMSE over the observed time": squared[:, :OBSERVED].mean().sqrt().item()}
+
+
+@torch.no_grad()
+def figure(networks: Networks, splits: Splits, path: Path) -> None:
+    """The first test trajectories, and what each arm makes of them."""
+    observed, positions = splits.test[:_SHOWN]
+    predicted = {arm: network(as_float(observed)) for arm, network in networks.items()}
+    pictured = np.arange(PREDICTED)[2::4]
+    seen = torch.arange(PREDICTED)[:, None] < OBSERVED
+    places = {arm: pixels(forecast).masked_fill(seen, torch.nan) for arm, forecast in predicted.items()}
+    plotting.forecasts(
+        np.arange(PREDICTED) * INTERVAL_S,
+        OBSERVED,
+        angles(positions).numpy(),
+        {arm: angles(forecast).numpy() for arm, forecast in predicted.items()},
+        path,
+        f"Pendulums of unknown length and damping ({splits.name}, test)",
+        strips=frames(positions)[:, pictured].numpy() if observed.dtype == torch.uint8 else None,
+        marks={arm: place[:, pictured].numpy() for arm, place in places.items()},
+    )
+
+
+ODE = Experiment(
+    name="ode",
+    paper="planned in torch-hypernetwork-tutorials, Gao, 2020; on Neural ODEs, Chen et al., NeurIPS 2018",
+    task="3 s of a damped pendulum's positions to 6 s: an acceleration network generated for every trajectory, or "
+    "stored, without or with a context among its inputs. Training trajectories are seen in full. Data: simulated",
+    minutes=5,
+    arms={"hyper": generated, "concatenated": partial(stored, _CONTEXT), "shared": stored, "lstm": lstm},
+    recipe=_RECIPE,
+    # it stays stable at the rate and the clipping at which the solved equations do not, and learns faster
+    arm_recipes={"lstm": replace(_RECIPE, learning_rate=1e-2, clip=1.0)},
+    load=load_points,
+    objective=forecast_error,
+    metric=Metric("rmse", "extrapolation RMSE"),
+    quick_epochs=12,
+    measure=observed_error,
+    figure=figure,
+)
+ODE_FRAMES = replace(
+    ODE,
+    name="ode-frames",
+    task="as ode, from 28x28 frames of the bob instead of its positions. Data: simulated",
+    arms={arm: partial(from_frames, network) for arm, network in ODE.arms.items()},
+    load=load_frames,
+)

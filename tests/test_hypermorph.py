@@ -1,0 +1,194 @@
+import csv
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import map_coordinates
+
+from hyperconv.data import load_digits
+from hyperconv.data.pairs import digit_pairs, hippocampus_pairs
+from hyperconv.errors import InputError
+from hyperconv.experiments import hypermorph
+from hyperconv.experiments.declared import EXPERIMENTS
+from hyperconv.experiments.run import run
+from hyperconv.experiments.settings import Run
+from hyperconv.zoo.hypermorph import HyperMorph, VoxelMorph, integrate, warp
+
+TINY = {"encoder": (4, 4), "decoder": (4, 4, 4)}
+
+
+def smooth_field(amplitude: float) -> torch.Tensor:
+    coarse = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * amplitude
+    return F.interpolate(coarse, size=(16, 24), mode="bicubic").double()
+
+
+def test_warp_samples_as_scipy_does():
+    images, displacement = torch.rand(2, 3, 16, 24).double(), smooth_field(3.0)
+    rows, columns = np.indices((16, 24))
+    for image, (right, down), warped in zip(images, displacement.numpy(), warp(images, displacement), strict=True):
+        for channel, expected in zip(image.numpy(), warped.numpy(), strict=True):
+            sampled = map_coordinates(channel, [rows + down, columns + right], order=1, mode="nearest")
+            np.testing.assert_allclose(sampled, expected, atol=1e-12)
+
+
+def test_integral_is_the_end_of_the_flow():
+    velocity = smooth_field(0.7)
+    position = torch.zeros_like(velocity)
+    for _ in range(500):
+        position = position + warp(velocity, position) / 500
+    error = (integrate(velocity) - position).abs()
+    assert error.max() < 0.1
+    assert error.mean() < 0.1 * (velocity - position).abs().mean()
+
+
+def test_velocity_and_its_reverse_undo_each_other():
+    velocity = smooth_field(0.7)
+    there, back = integrate(velocity), integrate(-velocity)
+    round_trip = there + warp(back, there)
+    assert round_trip.abs().mean() < 0.03 * there.abs().mean()
+
+
+def test_a_given_weight_is_a_plain_network_with_the_generated_kernels():
+    torch.manual_seed(0)
+    hyper, plain = HyperMorph((8, 8), **TINY), VoxelMorph(**TINY)
+    for parameter in hyper.velocity.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    moving, fixed, weight = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16), torch.tensor([0.3])
+    angle = weight * torch.pi / 2
+    h = hyper.hypernetwork(torch.cat([angle.cos(), angle.sin()]))
+    layers = [[*network.encoder, *network.decoder, network.velocity] for network in (hyper, plain)]
+    for generated, stored in zip(*layers, strict=True):
+        kernel, bias = (generated.generator, stored.weight), (generated.bias_generator, stored.bias)
+        for generator, parameter in (kernel, bias):
+            parameter.data = torch.einsum("d,d...->...", h, generator.weight) + generator.bias
+    expected = plain(moving, fixed)
+    assert expected.displacement.abs().max() > 0.01
+    for context in (weight, weight.expand(2, 1)):
+        for found, wanted in zip(hyper(moving, fixed, context), expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("network", [VoxelMorph(**TINY), partial(HyperMorph((8,), **TINY), weight=torch.ones(1))])
+def test_starts_at_the_identity(network):
+    moving = torch.rand(2, 1, 16, 16)
+    registered = network(moving, torch.rand(2, 1, 16, 16))
+    assert not registered.displacement.any()
+    torch.testing.assert_close(registered.moved, moving)
+
+
+def test_loss_dice_and_folds_of_a_known_deformation():
+    moving, fixed = torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)
+    velocity = torch.randn(2, 2, 8, 8)
+    # x to 3 - x / 2 turns the image over
+    displacement = torch.stack([3 - 1.5 * torch.arange(8.0).expand(2, 8, 8), torch.zeros(2, 8, 8)], dim=1)
+    figures = hypermorph.registered(lambda *_: (moving, displacement, velocity), (moving, fixed), 0.25)
+    field = velocity.numpy()
+    gradient = (np.square(np.diff(field, axis=2)).mean() + np.square(np.diff(field, axis=3)).mean()) / 2
+    error = np.square(moving.numpy() - fixed.numpy()).mean()
+    assert figures["loss"].item() == pytest.approx(0.75 * error / 0.05**2 + 0.25 * gradient, rel=1e-5)
+    overlaps = [
+        2 * ((a > 0.5) & (b > 0.5)).sum() / ((a > 0.5).sum() + (b > 0.5).sum())
+        for a, b in zip(moving.numpy(), fixed.numpy(), strict=True)
+    ]
+    assert figures["dice"].item() == pytest.approx(np.mean(overlaps), rel=1e-5)
+    assert figures["folds"] == 100
+
+
+def test_drawn_weights_cover_the_range_and_its_ends():
+    weights = [hypermorph.drawn_weight(torch.Generator().manual_seed(seed)) for seed in range(4000)]
+    inside = [weight for weight in weights if 0 < weight < 1]
+    assert np.mean([weight == 0 for weight in weights]) == pytest.approx(0.1, abs=0.02)
+    assert np.mean([weight == 1 for weight in weights]) == pytest.approx(0.1, abs=0.02)
+    assert np.quantile(inside, [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.03)
+
+
+def test_pairs_are_of_one_class_and_of_different_digits(digits_folder):
+    digits, splits = load_digits(str(digits_folder)), digit_pairs(str(digits_folder))
+    for split in ("train", "validation", "test"):
+        originals, labels = getattr(digits, split)[:]
+        places = []
+        for images in getattr(splits, split)[:]:
+            distances = torch.cdist(images[:, :, 2:-2, 2:-2].flatten(1).float(), originals.flatten(1).float())
+            assert (distances.min(1).values == 0).all()
+            places.append(distances.argmin(1))
+        assert torch.equal(*(labels[place] for place in places))
+        assert (places[0] != places[1]).all()
+
+
+def write_hippocampus(folder: Path, cases: int = 24, **changes) -> Path:
+    """Discs of two halves, somewhere; every case with a grey value of its own."""
+    rows, columns = np.indices((32, 32))
+    draws = np.random.default_rng(0)
+    images, labels = [], []
+    for case in range(cases):
+        y, x = draws.uniform(12, 20, 2)
+        disc = (rows - y) ** 2 + (columns - x) ** 2 < 49
+        labels.append(disc * (1 + (rows > y)))
+        images.append(np.where(disc, 150 + case + 50 * (rows > y), 0))
+    folder.mkdir(exist_ok=True)
+    arrays = {"images": np.array(images, np.uint8), "labels": np.array(labels, np.uint8), **changes}
+    np.savez(folder / "hippocampus_2d_64.npz", **arrays)
+    return folder
+
+
+def test_nobody_is_in_two_splits_or_paired_with_themselves(tmp_path):
+    splits = hippocampus_pairs(str(write_hippocampus(tmp_path)))
+    people = []
+    for pairs in (splits.train, splits.validation, splits.test):
+        moving, fixed, moving_parts, fixed_parts = pairs[:]
+        cases = [images.flatten(1).max(1).values for images in (moving, fixed)]
+        assert (cases[0] != cases[1]).all()
+        people.append(set(torch.cat(cases).tolist()))
+        for images, parts in ((moving, moving_parts), (fixed, fixed_parts)):
+            assert torch.equal(parts.any(1, keepdim=True), images > 0)
+            assert parts.shape[1] == 2
+    assert not (people[0] & people[1] or people[0] & people[2] or people[1] & people[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"images": np.zeros((24, 32, 30), np.uint8)}, "must be"),
+        ({"labels": np.full((24, 32, 32), 3, np.uint8)}, "labels up to 3"),
+        ({"images": np.zeros((24, 32, 32))}, "float64"),
+    ],
+)
+def test_unusable_hippocampus_files(tmp_path, changes, said):
+    with pytest.raises(InputError, match=said):
+        hippocampus_pairs(str(write_hippocampus(tmp_path, **changes)))
+
+
+def test_missing_or_damaged_hippocampus_file(tmp_path):
+    with pytest.raises(InputError, match=r"hippocampus_2d_64\.npz.*--data"):
+        hippocampus_pairs(str(tmp_path))
+    (tmp_path / "hippocampus_2d_64.npz").write_bytes(b"PK\3\4 cut short")
+    with pytest.raises(InputError, match="get it anew"):
+        hippocampus_pairs(str(tmp_path))
+    np.savez(tmp_path / "hippocampus_2d_64.npz", images=np.zeros((24, 32, 32), np.uint8))
+    with pytest.raises(InputError, match="labels"):
+        hippocampus_pairs(str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_network_registers_better_than_none_at_every_weight_and_smoother_as_it_grows(tmp_path, monkeypatch):
+    folder = write_hippocampus(tmp_path / "data")
+    monkeypatch.setattr("hyperconv.data.pairs._HIPPOCAMPUS_PAIRS", {"train": 640, "validation": 20, "test": 20})
+    tiny = partial(HyperMorph, (16, 16), encoder=(8, 8), decoder=(8, 8, 8))
+    experiment = EXPERIMENTS["hypermorph-hippocampus"]
+    recipe = replace(experiment.recipe, epochs=6, learning_rate=5e-4)
+    monkeypatch.setitem(EXPERIMENTS, experiment.name, replace(experiment, arms={"hyper": tiny}, recipe=recipe))
+    settings = Run(
+        experiment=experiment.name, data=str(folder), logs=str(tmp_path / "logs"), out=str(tmp_path), compile="no"
+    )
+    logs, _ = run(settings)
+    rows = csv.DictReader((logs / "results.csv").open())
+    figures = {row["metric"]: float(row["value"]) for row in rows if row["split"] == "test"}
+    before = figures["dice before"]
+    assert before < 0.7
+    assert figures["dice at best λ"] > before + 0.05
+    assert all(figures[f"dice at λ={weight}"] > before for weight in (0.1, 0.5, 0.9))
+    assert (tmp_path / "hypermorph-hippocampus.png").stat().st_size > 10_000

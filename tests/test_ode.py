@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from hyperconv.data import pendulums
+from hyperconv.errors import InputError
+from hyperconv.experiments.ode import ODE, ODE_FRAMES, forecast_error, from_frames
+from hyperconv.zoo.neural_ode import GeneratedDynamics, LSTMForecaster, NeuralODE, StoredDynamics
+
+
+def test_every_trajectory_follows_its_own_network():
+    torch.manual_seed(0)
+    model = NeuralODE(GeneratedDynamics(8, context_dim=3), observed=5, predicted=20, interval=0.1).double()
+    observed = torch.randn(3, 5, 2, dtype=torch.double)
+    for parameter in model.dynamics.parameters():
+        parameter.data.mul_(2)
+    with torch.no_grad():
+        predicted = model(observed)
+        encoded = model.encoder(observed)
+        for own, numbers in zip(predicted, encoded, strict=True):
+            weights = [
+                (layer.generator(numbers[2:]).numpy(), layer.bias_generator(numbers[2:]).numpy())
+                for layer in model.dynamics.layers
+            ]
+
+            def derivative(time, state, weights=weights):
+                features = np.array([np.sin(state[0]), np.cos(state[0]), state[1]])
+                (first, a), (second, b), (third, c) = weights
+                return [state[1], *(third @ np.tanh(second @ np.tanh(first @ features + a) + b) + c)]
+
+            angle = solve_ivp(derivative, (0, 1.9), numbers[:2], t_eval=np.arange(20) / 10, rtol=1e-10, atol=1e-10).y[0]
+            expected = np.stack([np.sin(angle), -np.cos(angle)], axis=1)
+            np.testing.assert_allclose(own, expected, atol=1e-5)
+    assert (predicted[0] - predicted[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("backend", ["grouped", "loop"])
+def test_backends_agree(backend):
+    model = NeuralODE(GeneratedDynamics(8, context_dim=3), observed=5, predicted=10)
+    observed = torch.randn(4, 5, 2)
+    expected = model(observed)
+    model.dynamics.backend = backend
+    torch.testing.assert_close(model(observed), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_context_reaches_stored_dynamics_only_where_there_is_one():
+    features, contexts = torch.randn(4, 3), torch.randn(4, 2)
+    conditioned = StoredDynamics(8, context_dim=2)
+    assert not torch.equal(conditioned(contexts)(features), conditioned(-contexts)(features))
+    assert StoredDynamics(8)(torch.empty(4, 0))(features).shape == (4, 1)
+
+
+def test_the_lstm_lives_on_its_own_predictions_once_nothing_is_observed():
+    torch.manual_seed(0)
+    model = LSTMForecaster(8, predicted=9)
+    observed = torch.randn(2, 4, 2)
+    predicted = model(observed)
+    assert torch.equal(predicted[:, 0], observed[:, 0])
+    seen = torch.cat([observed, predicted[:, 4:8]], dim=1)
+    torch.testing.assert_close(predicted[:, 1:], seen + model.step(model.lstm(seen)[0]))
+
+
+def test_arms_have_about_equal_parameters():
+    counts = [sum(parameter.numel() for parameter in make().parameters()) for make in ODE.arms.values()]
+    assert max(counts) < 1.1 * min(counts)
+
+
+def test_small_swings_are_those_of_the_damped_oscillator():
+    length, damping, times = np.array([0.5, 2.0]), np.array([0.0, 0.4]), np.linspace(0, 6, 40)
+    simulated = pendulums.simulate(length, damping, np.full(2, 1e-3), np.zeros(2), times)
+    rate = np.sqrt(9.81 / length - damping**2 / 4)[:, None]
+    decay = damping[:, None] / 2
+    expected = 1e-3 * np.exp(-decay * times) * (np.cos(rate * times) + decay / rate * np.sin(rate * times))
+    np.testing.assert_allclose(simulated, expected, atol=1e-8)
+
+
+def test_splits_are_the_same_each_time_and_share_no_trajectory():
+    first, again = pendulums.load_points(), pendulums.load_points()
+    assert [len(split) for split in (first.train, first.validation, first.test)] == [2000, 500, 500]
+    everything = torch.cat([split[:][1] for split in (first.train, first.validation, first.test)])
+    assert len(everything.unique(dim=0)) == len(everything)
+    observed, positions = first.test[:]
+    assert torch.equal(observed, again.test[:][0])
+    assert (observed - positions[:, : pendulums.OBSERVED]).std() == pytest.approx(0.02, rel=0.05)
+
+
+def test_frames_show_where_the_bob_is():
+    splits = pendulums.load_frames()
+    images, positions = splits.validation[:50]
+    images = images.double()
+    offsets = (torch.arange(28) - 13.5) / pendulums.ROD_PIXELS
+    total = images.sum((-1, -2))
+    right, up = (images.sum(-2) * offsets).sum(-1) / total, -(images.sum(-1) * offsets).sum(-1) / total
+    expected = positions[:, : pendulums.OBSERVED].double()
+    torch.testing.assert_close(torch.stack([right, up], dim=-1), expected, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("experiment", [ODE, ODE_FRAMES], ids=lambda experiment: experiment.name)
+def test_other_data_are_refused(experiment):
+    with pytest.raises(InputError, match="--data elsewhere: pendulums are simulated"):
+        experiment.load("elsewhere")
+
+
+@pytest.mark.parametrize("experiment", [ODE, ODE_FRAMES], ids=lambda experiment: experiment.name)
+def test_a_network_a_trajectory_learns_to_forecast(experiment):
+    torch.manual_seed(0)
+    splits = experiment.load("auto")
+    (observed, positions), held_out = splits.train[:], splits.validation[:]
+    model = NeuralODE(GeneratedDynamics(16, context_dim=4), observed=6, predicted=12)
+    model = from_frames(lambda: model) if experiment is ODE_FRAMES else model
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        batch = torch.randint(len(observed), (100,), generator=draws)
+        optimizer.zero_grad()
+        forecast_error(model, (observed[batch, :6], positions[batch, :12]), draws)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    always_the_mean = held_out[1][:, 6:12] - positions[:, 6:12].mean(0)
+    with torch.no_grad():
+        learned = forecast_error(model, (held_out[0][:, :6], held_out[1][:, :12]), draws)["rmse"]
+    assert learned < 0.5 * always_the_mean.square().sum(-1).mean().sqrt()
