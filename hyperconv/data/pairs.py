@@ -13,17 +13,17 @@ from ..errors import InputError
 from .batches import Splits
 from .digits import LOCAL_FOLDER, SIDE, DigitDataset, load_digits
 
-_TRAINING, _HELD_OUT = 20_000, 1_000
+_DIGIT_PAIRS = {"train": 20_000, "validation": 500, "test": 1_000}
 _PADDED_SIDE = 32
 _HIPPOCAMPUS_FILE = "hippocampus_2d_64.npz"
 _HIPPOCAMPUS_PAIRS = {"train": 4_000, "validation": 200, "test": 400}
 _CLASSES = 3
-_CASES_OF_SPLIT_SEED = 1
+_SPLIT_SEED = 1
 _PAIRS_SEED = 2
 
 
 def digit_pairs(source: str = "auto") -> Splits:
-    """Pairs of different digits of one class, at most 20,000 / 1,000 / 1,000, from the splits of `load_digits`.
+    """Pairs of different digits of one class, at most 20,000 / 500 / 1,000, from the splits of `load_digits`.
 
     Returns:
         Datasets of moving and fixed images ``(B, 1, 32, 32)``, uint8.
@@ -33,11 +33,8 @@ def digit_pairs(source: str = "auto") -> Splits:
     """
     digits = load_digits(source)
     draws = torch.Generator().manual_seed(_PAIRS_SEED)
-    train, validation, test = (
-        _same_class(dataset, count, draws)
-        for dataset, count in ((digits.train, _TRAINING), (digits.validation, _HELD_OUT), (digits.test, _HELD_OUT))
-    )
-    return Splits(digits.name, train, validation, test, f"{digits.note}; {_sizes(train, validation, test)}")
+    splits = {split: _same_class(getattr(digits, split), count, draws) for split, count in _DIGIT_PAIRS.items()}
+    return Splits(digits.name, **splits, note=f"{digits.note}; {_sizes(**splits)}")
 
 
 def _same_class(digits: DigitDataset, count: int, draws: torch.Generator) -> TensorDataset:
@@ -73,7 +70,7 @@ def hippocampus_pairs(source: str = "auto") -> Splits:
     folder = LOCAL_FOLDER / "hippocampus" if source == "auto" else Path(source)
     images, labels = _read_hippocampus(folder / _HIPPOCAMPUS_FILE)
     parts = F.one_hot(labels.long(), _CLASSES)[..., 1:].movedim(-1, 1).bool()
-    cases = torch.randperm(len(images), generator=torch.Generator().manual_seed(_CASES_OF_SPLIT_SEED))
+    cases = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     held_out = len(cases) // 6
     of_split = dict(zip(_HIPPOCAMPUS_PAIRS, cases.split([len(cases) - 2 * held_out, held_out, held_out]), strict=True))
     draws = torch.Generator().manual_seed(_PAIRS_SEED)

@@ -26,7 +26,7 @@ _SHOWN = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 _SIGMA = 0.05
 _ENDS = 0.2
 _SHARING = 16
-_SCALE_OFFSET = 1.1
+_SCALE_OFFSET = 1.05
 _EVALUATION_BATCH = 200
 
 
@@ -203,7 +203,7 @@ def _declared(name: str, task: str, minutes: int, **more: Any) -> Experiment:
     )
 
 
-_RECIPE = Recipe("adam", 5e-3, 0.0, "one-cycle", batch_size=32, epochs=5, patience=None, shuffle=True, clip=1.0)
+_RECIPE = Recipe("adam", 5e-3, 0.0, "one-cycle", batch_size=32, epochs=4, patience=None, shuffle=True, clip=1.0)
 
 HYPERMORPHS = (
     _declared(
@@ -212,7 +212,7 @@ HYPERMORPHS = (
         minutes=25,
         arms={"hyper": HyperMorph, **{f"fixed-{weight:g}": partial(ForOneWeight, weight) for weight in WEIGHTS}},
         recipe=_RECIPE,
-        arm_recipes={"hyper": replace(_RECIPE, learning_rate=3e-4, epochs=7)},
+        arm_recipes={"hyper": replace(_RECIPE, learning_rate=6e-4, epochs=5)},
         load=digit_pairs,
         quick_epochs=2,
         measure=figures_at_weights,
@@ -221,9 +221,9 @@ HYPERMORPHS = (
     _declared(
         "hypermorph-hippocampus",
         "two hippocampi to a deformation: λ is chosen after training (--data: folder of hippocampus_2d_64.npz)",
-        minutes=10,
+        minutes=8,
         arms={"hyper": HyperMorph},
-        recipe=replace(_RECIPE, learning_rate=3e-4, batch_size=16, epochs=6),
+        recipe=replace(_RECIPE, learning_rate=6e-4, epochs=6),
         load=hippocampus_pairs,
         measure=figures_at_best_weight,
         figure=partial(slide, search=True),

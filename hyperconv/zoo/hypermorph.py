@@ -127,7 +127,7 @@ class HyperMorph(VoxelMorph):
     torch.Size([2, 2, 32, 32])
     """
 
-    def __init__(self, hidden: Sequence[int] = (32, 32, 32), **widths: Sequence[int]) -> None:
+    def __init__(self, hidden: Sequence[int] = (32, 32, 16), **widths: Sequence[int]) -> None:
         generator = partial(DenseGenerator, context_dim=hidden[-1])
         super().__init__(**widths, conv_layer=partial(HyperConv2d, bias="generated", generator=generator))
         layers: list[nn.Module] = []
