@@ -1,13 +1,16 @@
-import csv
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_digits_folder
 from test_training import finish, kill_when, launch, rows_in, run
 
+from hyperconv.data.pairs import digit_pairs as load_pairs
 from hyperconv.experiments import results, tables
 from hyperconv.experiments.conditioned import kernel_parameters, turned_classification
 from hyperconv.experiments.declared import EXPERIMENTS
+from hyperconv.experiments.hypermorph import dice_before
 from hyperconv.experiments.run import run as run_experiment
 from hyperconv.experiments.settings import Run
 from hyperconv.zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN
@@ -23,14 +26,19 @@ def test_list_names_every_experiment(capsys):
     assert all(name in out for name in ("digits", *EXPERIMENTS))
 
 
+@pytest.fixture(scope="session")
+def more_digits(tmp_path_factory) -> Path:
+    return write_digits_folder(tmp_path_factory.mktemp("idx") / "more", train=2000, test=500)
+
+
 @pytest.mark.parametrize("name", ON_DIGITS)
-def test_every_arm_learns_and_leaves_logs_results_and_a_figure(tmp_path, digits_folder, name):
-    # the chance of a class is a tenth; upright digits are learned faster than turned ones
-    epochs, above = (20, 0.4) if name in ("static", "mlp") else (12, 0.14)
+def test_every_arm_learns_and_leaves_logs_results_and_a_figure(tmp_path, more_digits, name):
+    # by chance, a tenth of 500 digits is right, with a standard deviation of 0.013
+    above = 0.5 if name in ("static", "mlp") else 0.18
     settings = Run(
         experiment=name,
-        data=str(digits_folder),
-        epochs=epochs,
+        data=str(more_digits),
+        epochs=3,
         batch_size=16,
         logs=str(tmp_path / "logs"),
         out=str(tmp_path / "out"),
@@ -40,12 +48,45 @@ def test_every_arm_learns_and_leaves_logs_results_and_a_figure(tmp_path, digits_
     assert [report.arm for report in reports] == list(EXPERIMENTS[name].arms)
     rows = results.read(folder / "results.csv")
     for report in reports:
-        logged = list(csv.DictReader((folder / report.arm / "metrics.csv").open()))
-        best = max(float(row["val_acc"]) for row in logged if row["val_acc"])
-        assert max(best, report.report.test_metric) > above, report.arm
+        assert report.report.test_metric > above, report.arm
         (test,) = (row for row in rows if (row.arm, row.split, row.metric) == (report.arm, "test", "accuracy"))
         assert test.value == pytest.approx(report.report.test_metric, abs=1e-6)
-    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / f"{name}-epochs3-batch-size16.png").stat().st_size > 10_000
+
+
+def test_registration_of_digits_beats_none_for_one_weight_and_for_all(tmp_path):
+    settings = Run(
+        experiment="hypermorph",
+        arms=("hyper", "fixed-0.5"),
+        data=str(write_digits_folder(tmp_path / "digits", train=1000, test=60)),
+        epochs=2,
+        logs=str(tmp_path / "logs"),
+        out=str(tmp_path / "out"),
+        compile="no",
+    )
+    folder, reports = run_experiment(settings)
+    figures = {(row.arm, row.metric): row.value for row in results.read(folder / "results.csv") if row.split == "test"}
+    before = dice_before(load_pairs(settings.data))
+    for report in reports:
+        assert figures[report.arm, "dice at λ=0.5"] > before + 0.05
+    assert ("fixed-0.5", "dice at λ=0.1") not in figures
+    assert (tmp_path / "out" / "hypermorph-epochs2.png").stat().st_size > 10_000
+
+
+def test_pendulums_are_forecast_better_than_by_their_mean(tmp_path):
+    settings = Run(
+        experiment="ode",
+        arms=("lstm",),
+        epochs=3,
+        logs=str(tmp_path / "logs"),
+        out=str(tmp_path / "out"),
+        compile="no",
+    )
+    _, (report,) = run_experiment(settings)
+    positions = EXPERIMENTS["ode"].load("auto").test[:][1][:, 20:]
+    of_the_mean = (positions - positions.mean(dim=0)).square().sum(dim=-1).mean().sqrt()
+    assert report.report.test_metric < of_the_mean
+    assert (tmp_path / "out" / "ode-epochs3.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -76,6 +117,13 @@ def test_an_experiment_that_is_killed_resumes_to_the_same_numbers(tmp_path, digi
     kill_when(launch(*flags, "--name", "killed"), lambda: rows_in(killed) >= 5)
     finish(launch(*flags, "--name", "killed", "--resume"))
     assert killed.read_text() == whole.read_text()
+    figures = [
+        {(row.split, row.metric): row.value for row in results.read(tmp_path / name / "results.csv")}
+        for name in ("whole", "killed")
+    ]
+    assert figures[0] == figures[1]
+    ours, theirs = (torch.load(tmp_path / name / "hyper" / "best.ckpt")["state_dict"] for name in ("whole", "killed"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_static_network_has_the_published_parameters():
@@ -152,9 +200,11 @@ def test_tables_of_experiments():
         return results.Result(experiment, arm, 0, "mnist", "test", metric, value, 1000, 5, 60.0, "", "", "")
 
     rows = [row("hyper", "dice at λ=0.1", 0.9), row("fixed-0.1", "dice at λ=0.1", 0.91), row("hyper", "Dice", 0.8)]
-    assert tables.further_table(rows, "hypermorph").splitlines()[2] == "| λ=0.1 | 0.900 | 0.910 |"
+    assert tables.further_table(rows, "hypermorph").splitlines()[2] == "| mnist, λ=0.1 | 0.900 | 0.910 |"
     rows = [row("hyper", "kernel parameters", 4244, "static"), row("normal", "kernel parameters", 12544, "static")]
-    assert tables.further_table(rows, "static").splitlines()[2] == "| hyper | 4,244 |"
+    assert tables.further_table(rows, "static").splitlines()[2] == "| mnist, hyper | 4,244 |"
+    elsewhere = replace(rows[0], data="mnist5k", value=1.0)
+    assert "| mnist, hyper | 4,244 |" in tables.further_table([*rows, elsewhere], "static")
     validation = replace(row("hyper", "accuracy", 0.99, "static"), split="validation")
     rows = [row("hyper", "accuracy", 0.9925, "static"), validation]
     assert "| static | mnist | hyper | accuracy % | 99.25 | 99.00 | 1,000 | 1 |" in tables.experiments_table(rows)

@@ -135,18 +135,18 @@ def write_hippocampus(folder: Path, cases: int = 24, **changes) -> Path:
     return folder
 
 
-def test_nobody_is_in_two_splits_or_paired_with_themselves(tmp_path):
+def test_no_case_is_in_two_splits_or_paired_with_itself(tmp_path):
     splits = hippocampus_pairs(str(write_hippocampus(tmp_path)))
-    people = []
+    of_split = []
     for pairs in (splits.train, splits.validation, splits.test):
         moving, fixed, moving_parts, fixed_parts = pairs[:]
         cases = [images.flatten(1).max(1).values for images in (moving, fixed)]
         assert (cases[0] != cases[1]).all()
-        people.append(set(torch.cat(cases).tolist()))
+        of_split.append(set(torch.cat(cases).tolist()))
         for images, parts in ((moving, moving_parts), (fixed, fixed_parts)):
             assert torch.equal(parts.any(1, keepdim=True), images > 0)
             assert parts.shape[1] == 2
-    assert not (people[0] & people[1] or people[0] & people[2] or people[1] & people[2])
+    assert not (of_split[0] & of_split[1] or of_split[0] & of_split[2] or of_split[1] & of_split[2])
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,7 @@ def test_nobody_is_in_two_splits_or_paired_with_themselves(tmp_path):
         ({"images": np.zeros((24, 32, 30), np.uint8)}, "must be"),
         ({"labels": np.full((24, 32, 32), 3, np.uint8)}, "labels up to 3"),
         ({"images": np.zeros((24, 32, 32))}, "float64"),
+        ({"images": np.zeros((24, 0, 32), np.uint8), "labels": np.zeros((24, 0, 32), np.uint8)}, "must be"),
     ],
 )
 def test_unusable_hippocampus_files(tmp_path, changes, said):
@@ -174,7 +175,7 @@ def test_missing_or_damaged_hippocampus_file(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_one_network_registers_better_than_none_at_every_weight_and_smoother_as_it_grows(tmp_path, monkeypatch):
+def test_one_network_registers_better_than_none_at_every_weight(tmp_path, monkeypatch):
     folder = write_hippocampus(tmp_path / "data")
     monkeypatch.setattr("hyperconv.data.pairs._HIPPOCAMPUS_PAIRS", {"train": 640, "validation": 20, "test": 20})
     tiny = partial(HyperMorph, (16, 16), encoder=(8, 8), decoder=(8, 8, 8))
@@ -190,5 +191,5 @@ def test_one_network_registers_better_than_none_at_every_weight_and_smoother_as_
     before = figures["dice before"]
     assert before < 0.7
     assert figures["dice at best λ"] > before + 0.05
-    assert all(figures[f"dice at λ={weight}"] > before for weight in (0.1, 0.5, 0.9))
+    assert all(figures[f"dice at λ={weight}"] > before for weight in hypermorph.WEIGHTS)
     assert (tmp_path / "hypermorph-hippocampus.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Pairs of images to register: two digits of one class, or the hippocampi of two people."""
+"""Pairs of images to register: two digits of one class, or the hippocampi of two cases."""
 
 import zipfile
 from pathlib import Path
@@ -54,7 +54,7 @@ def _same_class(digits: DigitDataset, count: int, draws: torch.Generator) -> Ten
 
 
 def hippocampus_pairs(source: str = "auto") -> Splits:
-    """Pairs of slices through the hippocampi of different people; nobody is in two splits.
+    """Pairs of slices through the hippocampi of different cases; no case is in two splits.
 
     Args:
         source: the folder of ``hippocampus_2d_64.npz``, or ``auto`` for ``data/hippocampus``. The file holds
@@ -81,8 +81,8 @@ def hippocampus_pairs(source: str = "auto") -> Splits:
         second = (first + torch.randint(1, len(members), (count,), generator=draws)) % len(members)
         moving, fixed = members[first], members[second]
         splits[split] = TensorDataset(images[moving], images[fixed], parts[moving], parts[fixed])
-    people = ", ".join(f"{len(members)} {split}" for split, members in of_split.items())
-    return Splits("hippocampus", **splits, note=f"hippocampus from {folder}: {people} people; {_sizes(**splits)}")
+    of_cases = ", ".join(f"{len(members)} {split}" for split, members in of_split.items())
+    return Splits("hippocampus", **splits, note=f"hippocampus from {folder}: {of_cases} cases; {_sizes(**splits)}")
 
 
 def _read_hippocampus(path: Path) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,12 @@ def _read_hippocampus(path: Path) -> tuple[Tensor, Tensor]:
             images, labels = file["images"], file["labels"]
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} does not hold arrays images and labels ({error}); get it anew") from error
-    if images.ndim != 3 or images.shape != labels.shape or {images.dtype, labels.dtype} != {np.dtype(np.uint8)}:
+    if (
+        images.ndim != 3
+        or not images.size
+        or images.shape != labels.shape
+        or {images.dtype, labels.dtype} != {np.dtype(np.uint8)}
+    ):
         raise InputError(
             f"{path} holds images {images.shape} {images.dtype} and labels {labels.shape} {labels.dtype}; both must "
             "be (N, H, W) uint8"

@@ -121,10 +121,9 @@ def jacobian_determinants(displacement: Tensor) -> Tensor:
 @torch.no_grad()
 def mean_figures(network: nn.Module, pairs: Dataset, weight: float) -> dict[str, float]:
     """What `registered` returns, over all pairs; each part's Dice under its number, if there are several."""
-    device = next(network.parameters()).device
     totals: dict[str, float] = {}
     for batch in batch_loader(pairs, _EVALUATION_BATCH):
-        figures = registered(network, [tensor.to(device) for tensor in batch], weight)
+        figures = registered(network, batch, weight)
         parts = figures.pop("parts")
         if len(parts) > 1:
             figures |= {f"dice of part {number}": part for number, part in enumerate(parts, 1)}

@@ -47,14 +47,6 @@ def from_frames(network: Callable[[], nn.Module]) -> nn.Sequential:
 
 
 @torch.no_grad()
-def observed_error(network: nn.Module, splits: Splits) -> dict[str, float]:
-    """Root mean squared distance over the observed time."""
-    observed, positions = splits.test[:]
-    squared = (network(as_float(observed)) - positions).square().sum(dim=-1)
-    return {"RMSE over the observed time": squared[:, :OBSERVED].mean().sqrt().item()}
-
-
-@torch.no_grad()
 def figure(networks: Networks, splits: Splits, path: Path) -> None:
     """The first test trajectories, and what each arm makes of them."""
     observed, positions = splits.test[:_SHOWN]
@@ -88,7 +80,6 @@ ODE = Experiment(
     objective=forecast_error,
     metric=Metric("rmse", "extrapolation RMSE"),
     quick_epochs=12,
-    measure=observed_error,
     figure=figure,
 )
 ODE_FRAMES = replace(

@@ -46,38 +46,46 @@ def run(settings: Run) -> tuple[Path, list[ArmReport]]:
 
     Returns:
         The run's folder, and a report for each arm. The folder holds a folder an arm (``metrics.csv``,
-        ``hparams.yaml``, ``best.ckpt``, ``last.ckpt``), ``settings.yaml`` and ``results.csv``. The experiment's
-        figure, if it has one, is in ``settings.out``.
+        ``hparams.yaml``, ``best.ckpt``, ``last.ckpt``), ``settings.yaml`` and ``results.csv``. The figure of
+        an experiment other than digits is in ``settings.out``.
 
     Raises:
         InputError: unusable data, settings, folders or checkpoints; or training diverged.
     """
     if settings.seed >= 2**32:
         raise InputError(f"--seed {settings.seed} is too large; seeds go up to {2**32 - 1}")
+    if settings.resume:
+        folder, settings, data = _resumed(settings)
+    _check_devices(settings)
+    experiment = experiment_of(settings)
+    if experiment.name != "digits":
+        check_writable(Path(settings.out))
+    splits = _load(experiment, settings)
+    if settings.resume:
+        if splits.name != data:
+            raise InputError(f"{folder} began with the data {data}, but {settings.data} now gives {splits.name}")
+    else:
+        folder = _new_folder(settings, splits.name)
+    print(splits.note, flush=True)
+    print(f"logs in {folder}; if interrupted: --resume --name {folder.name}", flush=True)
+    reports = [_train_arm(arm, experiment, settings, splits, folder) for arm in experiment.arms]
+    if experiment.name != "digits":
+        name = f"{_as_file_name(settings)}{_ONLY_5K if splits.name == 'mnist5k' else ''}"
+        _draw(experiment, splits, folder, Path(settings.out) / f"{name}.png")
+    return folder, reports
+
+
+def _check_devices(settings: Run) -> None:
     if settings.devices > 1 and settings.strategy not in _SPAWNING:
         raise InputError(
             f"--strategy {settings.strategy} would start main.py again for each of {settings.devices} devices; "
             f"choose one of {', '.join(_SPAWNING)}"
         )
     check_trainer(**settings.trainer)
-    if settings.resume:
-        folder, settings, data = _resumed(settings)
-        experiment = experiment_of(settings)
-        splits = _load(experiment, settings)
-        if splits.name != data:
-            raise InputError(f"{folder} began with the data {data}, but {settings.data} now gives {splits.name}")
-    else:
-        experiment = experiment_of(settings)
-        if experiment.figure is not None:
-            check_writable(Path(settings.out))
-        splits = _load(experiment, settings)
-        folder = _new_folder(settings, splits.name)
-    print(splits.note, flush=True)
-    print(f"logs in {folder}; if interrupted: --resume --name {folder.name}", flush=True)
-    reports = [_train_arm(arm, experiment, settings, splits, folder) for arm in experiment.arms]
-    if experiment.name != "digits":
-        _draw(experiment, splits, folder, Path(settings.out))
-    return folder, reports
+
+
+def _as_file_name(settings: Run) -> str:
+    return settings.label("hyper").removeprefix("digits-").replace(" ", "-").replace("=", "")
 
 
 def experiment_of(settings: Run) -> Experiment:
@@ -141,8 +149,7 @@ def _resumed(settings: Run) -> tuple[Path, Run, str]:
 def _new_folder(settings: Run, data: str) -> Path:
     """The run's new folder with its settings in it. Its name says so when the data are only mnist5k."""
     logs = Path(settings.logs)
-    label = settings.label("hyper").removeprefix("digits-").replace(" ", "-").replace("=", "")
-    name = settings.name or f"{data}-{label}-seed{settings.seed}"
+    name = settings.name or f"{data}-{_as_file_name(settings)}-seed{settings.seed}"
     if data == "mnist5k" and data not in name:
         name += _ONLY_5K
     folder, number = logs / name, 1
@@ -232,8 +239,7 @@ def _as_report(rows: list[results.Result], experiment: Experiment) -> Report:
     )
 
 
-def _draw(experiment: Experiment, splits: Splits, folder: Path, out: Path) -> None:
-    path = out / f"{experiment.name}.png"
+def _draw(experiment: Experiment, splits: Splits, folder: Path, path: Path) -> None:
     if experiment.figure is None:
         logs = {arm: pd.read_csv(folder / arm / "metrics.csv") for arm in experiment.arms}
         plotting.training_curves(logs, path, f"{experiment.name} ({splits.name})")

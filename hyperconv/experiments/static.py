@@ -12,7 +12,7 @@ from ..zoo.static_hypernetwork import static_network
 from .experiment import Experiment
 
 
-def kernel_parameters(network: nn.Module, splits: Splits) -> dict[str, float]:
+def second_kernel(network: nn.Module, splits: Splits) -> dict[str, float]:
     """Parameters that the second kernel is stored in."""
     second = network[3]
     kernel = second.generator.parameters() if isinstance(second, HyperLayer) else [second.weight]
@@ -28,5 +28,5 @@ STATIC = Experiment(
     recipe=Recipe("adam", 5e-3, 0.0, "one-cycle", batch_size=250, epochs=30, patience=None, shuffle=True),
     objective=digit_classification,
     quick_epochs=5,
-    measure=kernel_parameters,
+    measure=second_kernel,
 )

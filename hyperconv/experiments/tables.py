@@ -139,14 +139,12 @@ def further_table(rows: Sequence[Result], name: str) -> str:
     common = (EXPERIMENTS[name].metric.name, "loss")
     further = [row for row in rows if row.experiment == name and row.split == "test" and row.metric not in common]
     if not any(" at " in row.metric for row in further):
-        return _pivot([(row.arm, row.metric, row.value) for row in further], "arm")
+        return _pivot([(f"{row.data}, {row.arm}", row.metric, row.value) for row in further], "arm")
     cells = []
     for row in further:
         figure, _, place = row.metric.rpartition(" at ")
-        if figure:
-            cells.append((place, f"{figure}, {row.arm.split('-')[0]}", row.value))
-        else:
-            cells.append(("without", f"{row.metric}, {row.arm}", row.value))
+        kind = row.arm.split("-")[0]
+        cells.append((f"{row.data}, {place}" if figure else row.data, f"{figure or row.metric}, {kind}", row.value))
     return _pivot(cells, "at")
 
 

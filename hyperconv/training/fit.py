@@ -93,6 +93,7 @@ def fit(
         _silence_lightning()
         trainer = pl.Trainer(
             max_epochs=recipe.epochs,
+            gradient_clip_val=recipe.clip,
             callbacks=callbacks,
             logger=MetricsLog(folder, metric.column, resume_at),
             log_every_n_steps=max(1, min(50, len(loaders.train) // trainer_options.get("devices", 1))),

@@ -77,15 +77,13 @@ class Learner(pl.LightningModule):
                 "checkpoints of good epochs are kept, try a lower learning rate"
             )
 
-    def configure_gradient_clipping(self, *arguments: Any, **options: Any) -> None:
-        if self.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
-
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        # a fused step undoes the loss's scaling itself, which is too late for the norm to be known
+        fused = recipe.clip is None or self.trainer.precision != "16-mixed"
         optimizer = kinds[recipe.optimizer](
-            self.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+            self.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
         )
         if recipe.schedule == "constant":
             return optimizer
