@@ -16,6 +16,8 @@ from hyperconv import cli
 from hyperconv.functional import linear_per_sample
 from hyperconv.zoo.generated_mlp import PerSampleMLP
 
+_LAYERS = "the layers' own way"
+
 
 @dataclass(frozen=True)
 class PerSampleSteps:
@@ -61,7 +63,7 @@ def main(settings: PerSampleSteps) -> None:
     torch.manual_seed(0)
     network = PerSampleMLP((784, 32, 10))
     ways = {
-        "contraction": lambda network, images: network(images),
+        _LAYERS: lambda network, images: network(images),
         **{backend: partial(built, backend=backend) for backend in ("bmm", "grouped", "loop")},
         "sequential": sequential,
     }
@@ -74,9 +76,9 @@ def main(settings: PerSampleSteps) -> None:
         seconds = alternate({name: step(network, run, images) for name, run in ways.items()}, settings.rounds)
         figures[batch] = {name: quartiles(times) for name, times in seconds.items()}
         for name, times in seconds.items():
-            over = "" if name == "contraction" else spread(ratio(times, seconds["contraction"]), 1)
+            over = "" if name == _LAYERS else spread(ratio(times, seconds[_LAYERS]), 1)
             rows.append((f"{batch}, {name}", f"{quartiles(times)[1] * 1e3:.1f}", over))
-    columns = ("batch, weights applied by", "ms a step", "times as long as contraction")
+    columns = ("batch, weights applied by", "ms a step", "times as long as the layers")
     report("Per-sample perceptron 784-32-10, a training step", columns, rows, figures, settings.json)
 
 

@@ -76,7 +76,8 @@ def main(settings: ODE) -> None:
         for name, times in seconds.items()
     ]
     columns = ("training step", "median", "ratio to the operator")
-    report(f"A network for each of {settings.batch} trajectories", columns, rows, seconds, settings.json)
+    figures = {name: quartiles(times) for name, times in seconds.items()}
+    report(f"A network for each of {settings.batch} trajectories", columns, rows, figures, settings.json)
 
 
 if __name__ == "__main__":
