@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/layers.md")
+PAGES = ("README.md", "docs/layers.md", "docs/experiments.md")
 
 
 def examples():

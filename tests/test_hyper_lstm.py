@@ -200,7 +200,7 @@ def test_every_arm_learns_a_text_better_than_the_frequencies_of_its_characters(t
     entropy = -(counts / counts.sum()).log2() @ (counts / counts.sum())
     assert [each.arm for each in arms] == ["hyper", "layer-norm", "plain"]
     assert all(each.report.test_metric < entropy - 1 for each in arms)
-    assert (tmp_path / f"{experiment}.png").stat().st_size > 10_000
+    assert (tmp_path / f"{experiment}-epochs4-batch-size8-learning-rate0.01.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("experiment", ["hyperlstm", "hyperlstm-permuted"])
