@@ -3,12 +3,9 @@
 from dataclasses import replace
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..training import Recipe
-from ..training.learner import Batch
-from ..training.objectives import as_float, scores
 from ..zoo.generated_mlp import PerSampleMLP, chunked_mlp, full_mlp
 from .experiment import Experiment
 
@@ -19,12 +16,6 @@ _RECIPE = Recipe("adamw", 1e-2, 1e-2, "one-cycle", batch_size=32, epochs=5, pati
 def plain_mlp() -> nn.Sequential:
     inputs, hidden, outputs = _WIDTHS
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-
-
-def pixels_to_classes(network: nn.Module, batch: Batch, draws: torch.Generator) -> dict[str, Tensor]:
-    """Cross-entropy and accuracy on images as they are."""
-    images, labels = batch
-    return scores(network(as_float(images)), labels)
 
 
 MLP = Experiment(
@@ -44,6 +35,5 @@ MLP = Experiment(
         "chunked": replace(_RECIPE, learning_rate=3e-2),
         "per-sample": replace(_RECIPE, learning_rate=5e-3, batch_size=128),
     },
-    objective=pixels_to_classes,
     quick_epochs=5,
 )

@@ -37,9 +37,9 @@ ACCURACY = Metric("acc", "accuracy", percent=True)
 
 
 def classification(network: nn.Module, batch: Batch, draws: torch.Generator) -> dict[str, Tensor]:
-    """Cross-entropy and accuracy of logits ``network(*inputs)``; the labels come last in a batch."""
-    *inputs, labels = batch
-    return scores(network(*inputs), labels)
+    """Cross-entropy and accuracy on images as they are."""
+    images, labels = batch
+    return scores(network(as_float(images)), labels)
 
 
 def digit_classification(network: nn.Module, batch: Batch, draws: torch.Generator) -> dict[str, Tensor]:
