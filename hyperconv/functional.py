@@ -112,6 +112,76 @@ def _convolution_of_column_pairs(input: Tensor, kernel: Tensor) -> Tensor:
     return output.permute(0, 2, 3, 1).reshape(batch, height, width, out_channels).permute(0, 3, 1, 2)
 
 
+def decomposed_convolution(
+    input: Tensor,
+    filters: Tensor,
+    mixing: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: str | Sizes = 0,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """Convolve with ``sum_f mixing[o, f, i] filters[f]`` without ever building that kernel.
+
+    Every channel is filtered by each of the filters, then a 1x1 convolution mixes the results. (As with the fixed
+    filters of DCFNet, Qiu et al., ICML 2018, arXiv 1802.04145.) With fewer filters than taps, that is less work.
+
+    Args:
+        input: ``(B, I, *S)`` or ``(I, *S)``.
+        filters: ``(F, *k)``.
+        mixing: ``(O, F, I)``.
+        bias: ``(O,)`` or None.
+
+    Returns:
+        ``(B, O, *S')`` or ``(O, *S')``, equal to `convolution` with the kernel built.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+
+    >>> decomposed_convolution(torch.zeros(2, 3, 8, 8), torch.zeros(4, 5, 5), torch.zeros(6, 4, 3)).shape
+    torch.Size([2, 6, 4, 4])
+    """
+    dims = filters.dim() - 1
+    if dims not in _CONVOLUTION or mixing.dim() != 3 or mixing.shape[1] != len(filters):
+        raise ValueError(
+            f"filters (F, *k) with 1 to 3 axes in k are mixed by (O, F, I), got {tuple(filters.shape)} and "
+            f"{tuple(mixing.shape)}"
+        )
+    channels = mixing.shape[2]
+    if input.dim() not in (dims + 1, dims + 2) or input.shape[-1 - dims] != channels:
+        raise ValueError(f"mixing weights {tuple(mixing.shape)} do not fit an input {tuple(input.shape)}")
+    filtered = [
+        _CONVOLUTION[dims](input, each.expand(channels, 1, *each.shape), None, stride, padding, dilation, channels)
+        for each in filters
+    ]
+    pointwise = mixing.flatten(1).unflatten(1, (-1, *(1,) * dims))
+    return _CONVOLUTION[dims](torch.cat(filtered, dim=-1 - dims), pointwise, bias)
+
+
+def decomposition_pays(
+    input: Tensor,
+    kernel_shape: Sequence[int],
+    filters: int,
+    stride: Sequence[int],
+) -> bool:
+    """Whether `decomposed_convolution` is faster than to generate the kernel and convolve with it.
+
+    The terms are times per input channel, in multiplications of the convolution, forward and backward; the constants
+    are fitted to what ``benchmarks/decomposition.py`` measured on a CPU, channels last, in single precision. Where
+    nothing was measured, the answer is no.
+    """
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    if input.device.type != "cpu" or input.dtype != torch.float32 or not _lies_channels_last(input):
+        return False
+    outputs, inputs, *size = kernel_shape
+    taps = math.prod(size)
+    positions = input.shape[0] * math.prod(input.shape[2:]) / math.prod(stride)
+    built = taps * outputs * (positions + 215)
+    decomposed = filters * (outputs * (0.7 * positions + 360) + positions * (9.4 * taps + 120)) + 5.5e7 / inputs
+    return decomposed < built
+
+
 def transposed_convolution(
     input: Tensor,
     kernel: Tensor,

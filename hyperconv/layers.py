@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import functional
 from .functional import Sizes
 from .generators import CoordinateMLP, DenseGenerator, Factors, Generator
-from .generators.base import full_precision
+from .generators.base import Filters, full_precision
 
 Bias = bool | Literal["generated"]
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -148,6 +148,10 @@ class HyperLayer(nn.Module):
             return None
         with full_precision(self.generator):
             return self.generator.factors(context)
+
+    def _filters(self, context: Tensor | None) -> Filters:
+        with full_precision(self.generator):
+            return self.generator.filters(self.generator.checked(context))
 
     def _bias(self, context: Tensor | None) -> Tensor | None:
         if self.bias_generator is None:
@@ -301,12 +305,20 @@ class _HyperConv(_HyperConvNd):
             padding = 0
         settings = (self._bias(context), self.stride, padding, self.dilation, self.groups)
         if not per_sample:
+            if self._decomposes(input):
+                return functional.decomposed_convolution(input, *self._filters(context), *settings[:-1])
             return functional.convolution(input, self._kernel(context), *settings)
         factors = self._factors(context)
         positions = math.prod(input.shape[2:]) // math.prod(self.stride)
         if factors is not None and functional.contraction_pays(positions, len(factors[1])):
             return functional.contracted_convolution(input, *factors, *settings)
         return functional.convolution_per_sample(input, self._kernel(context), *settings)
+
+    def _decomposes(self, input: Tensor) -> bool:
+        number = self.generator.filter_count
+        if number is None or self.cache is not None or self.groups > 1:
+            return False
+        return functional.decomposition_pays(input, self.generator.kernel_shape, number, self.stride)
 
 
 class _HyperConvTranspose(_HyperConvNd):

@@ -19,6 +19,7 @@ from hyperconv import (
     ResidualBlock,
     contracted_convolution,
     convolution_per_sample,
+    decomposed_convolution,
     functional,
     hyperize,
     linear_per_sample,
@@ -96,6 +97,7 @@ def cases():
             for name in functional._LINEAR_BACKENDS
         ),
         ("contracted_convolution", contracted_convolution, ((2, 3, 8), (2, 5), (5, 4, 3, 3))),
+        ("decomposed_convolution", decomposed_convolution, ((2, 3, 8), (5, 3), (4, 5, 3), (4,))),
     ):
         yield pytest.param(lambda run=run, shapes=shapes: (run, *map(torch.randn, shapes)), id=name)
 

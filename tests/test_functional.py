@@ -12,6 +12,7 @@ from hyperconv import (
     contracted_convolution,
     contracted_linear,
     convolution_per_sample,
+    decomposed_convolution,
     functional,
     linear_per_sample,
     local_filter,
@@ -151,6 +152,29 @@ def test_layers_contract_where_that_is_cheaper(monkeypatch):
     assert taken == ways
 
 
+@settings(max_examples=60, deadline=None)
+@given(per_sample_cases(), st.integers(1, 4), st.booleans())
+def test_decomposed_convolution_equals_the_kernel_built(case, number, batched):
+    batch, inputs, outputs, _, kernel, stride, padding, dilation, sizes = case
+    images = torch.randn(*((batch,) if batched else ()), inputs, *sizes, dtype=torch.float64)
+    filters = torch.randn(number, *kernel, dtype=torch.float64)
+    mixing = torch.randn(outputs, number, inputs, dtype=torch.float64)
+    built = torch.einsum("ofi,f...->oi...", mixing, filters)
+    for bias in (None, torch.randn(outputs, dtype=torch.float64)):
+        torch.testing.assert_close(
+            decomposed_convolution(images, filters, mixing, bias, stride, padding, dilation),
+            CONVOLUTION[len(kernel)](images, built, bias, stride, padding, dilation),
+        )
+
+
+def test_decomposed_convolution_is_twice_differentiable():
+    shapes = (2, 2, 4, 4), (2, 3, 3), (2, 2, 2)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    run = partial(decomposed_convolution, padding="same")
+    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs)
+
+
 def unfolded_filter(images, filters, size):
     batch, channels, height, width = images.shape
     patches = F.unfold(images, size, padding=(size[0] // 2, size[1] // 2))
@@ -245,6 +269,9 @@ def test_patches_see_their_neighbours():
         (lambda z: contracted_linear(z(2, 3), z(2, 4), z(5, 4, 3)), r"2 samples and 5 maps .* \(2, 4\)"),
         (lambda z: contracted_linear(z(2, 3), z(2, 5), z(5, 4, 2)), r"\(5, 4, 2\) does not fit an input \(2, 3\)"),
         (lambda z: linear_per_sample(z(2, 3), z(2, 4, 5)), r"got \(2, 4, 5\) for \(2, 3\)"),
+        (lambda z: decomposed_convolution(z(2, 3, 8), z(5, 3), z(4, 2, 3)), r"got \(5, 3\) and \(4, 2, 3\)"),
+        (lambda z: decomposed_convolution(z(2, 3, 8), z(5), z(4, 5, 3)), r"got \(5,\) and \(4, 5, 3\)"),
+        (lambda z: decomposed_convolution(z(2, 3, 8), z(5, 3), z(4, 5, 2)), r"\(4, 5, 2\) do not fit .* \(2, 3, 8\)"),
         (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 8), 4), r"must be odd, got \(4, 4\)"),
         (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 7), 3), r"need filters \(2, 9, 8, 8\), got \(2, 9, 8, 7\)"),
         (lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 3, 2, 5, 2, 3, 3)), "3x2 patches do not divide .* 8x8"),

@@ -306,3 +306,29 @@ def test_everything_is_made_on_the_device_and_in_the_type_asked_for():
         if "started" not in name:
             made = partial(make, device="meta")((4, 3, 3, 3))
             assert {value.device.type for value in made.state_dict().values()} == {"meta"}, name
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if "coordinate" in name])
+@pytest.mark.parametrize("shape", ((6, 4, 3), (6, 4, 3, 5), (6, 4, 3, 1, 2)))
+def test_filters_mixed_are_the_kernel(name, shape):
+    torch.manual_seed(0)
+    generator = EVERY[name](shape, dtype=torch.float64)
+    context = generator.checked(context_for(generator, dtype=torch.float64))
+    filters, mixing = generator.filters(context)
+    assert len(filters) == generator.filter_count
+    torch.testing.assert_close(torch.einsum("ofi,f...->oi...", mixing, filters), generator.generate(context))
+
+
+def test_kernels_that_are_no_mixture_say_so():
+    class Masked(CoordinateMLP):
+        def generate(self, context):
+            return super().generate(context).tril()
+
+    class Doubled(DenseGenerator):
+        def forward(self, context=None):
+            return 2 * super().forward(context)
+
+    assert Doubled((4, 4), context_dim=2).factors(torch.zeros(1, 2)) is None
+    assert CoordinateMLP((4, 4, 3, 3), norm="batchnorm").filter_count is None
+    assert Masked((4, 4, 3, 3)).filter_count is None
+    assert DenseGenerator((4, 4, 3, 3)).filter_count is None

@@ -24,6 +24,8 @@ from hyperconv import (
     HyperLinear,
     MNISTClassifier,
     ResidualBlock,
+    bake,
+    cached,
     convolution,
     functional,
     kernel_grid,
@@ -338,6 +340,55 @@ def test_pairing_columns_of_narrow_images_changes_nothing(channels, size):
         results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def wide_layer(**settings):
+    """With images for which filters applied one by one are faster than the kernel built."""
+    torch.manual_seed(0)
+    layer = HyperConv2d(256, 256, 5, padding=2, generator=partial(CoordinateMLP, hidden=(8, 4), **settings))
+    return layer, torch.randn(4, 256, 4, 4).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("context_dim", (None, 3))
+def test_a_wide_layer_never_builds_its_kernel_and_equals_torch(context_dim, monkeypatch):
+    layer, images = wide_layer(context_dim=context_dim)
+    context = None if context_dim is None else torch.randn(context_dim)
+    kernel = layer.generator(context)
+    expected = F.conv2d(images, kernel, layer.bias, padding=2)
+    parameters = list(layer.parameters())
+    gradients = torch.autograd.grad(expected.square().sum(), parameters)
+    monkeypatch.setattr(CoordinateMLP, "_at", lambda *_: pytest.fail("the kernel was built"))
+    output = layer(images, context)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(torch.autograd.grad(output.square().sum(), parameters), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+
+
+def test_a_wide_layer_builds_its_kernel_where_the_other_way_is_slower_or_unmeasured(monkeypatch):
+    layer, images = wide_layer()
+    monkeypatch.setattr(functional, "decomposed_convolution", lambda *_: pytest.fail("not built"))
+    grouped = HyperConv2d(256, 256, 5, padding=2, groups=2, generator=partial(CoordinateMLP, hidden=(8, 4)))
+    for run in (
+        lambda: layer(images.contiguous()),
+        lambda: layer(images[0]),
+        lambda: HyperConv2d(32, 32, 3)(images[:, :32].contiguous(memory_format=torch.channels_last)),
+        lambda: copy.deepcopy(layer).double()(images.double()),
+        lambda: grouped(images),
+        lambda: torch.compile(layer, backend="eager")(images),
+    ):
+        run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer(images)
+    with torch.no_grad(), cached(layer):
+        layer(images)
+
+
+def test_wide_layers_generated_together_and_apart_agree():
+    layer, images = wide_layer()
+    network = nn.Sequential(layer, copy.deepcopy(layer))
+    expected = network(images)
+    torch.testing.assert_close(GeneratedTogether(*network)(images), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(bake(network)(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_narrow_channels_last_images_take_the_paired_path(monkeypatch):

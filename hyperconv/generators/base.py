@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 Init = Literal["torch", "hyperfan-in", "hyperfan-out", "hyperfan"]
 Factors = tuple[Tensor, Tensor]
+Filters = tuple[Tensor, Tensor]
 
 
 class Generator(nn.Module):
@@ -85,6 +86,23 @@ class Generator(nn.Module):
         An operator can then apply it to every sample without building B kernels.
         """
         return None
+
+    @property
+    def filter_count(self) -> int | None:
+        """How many `filters` all of the O I kernels are mixed from; None where they are not, or are too many."""
+        return None
+
+    def filters(self, context: Tensor | None) -> Filters:
+        """The kernel as filters ``(F, *k)`` mixed by ``(O, F, I/groups)``, from the context that `generate` takes.
+
+        An operator can then apply F filters to every channel, and mix the results, without building O I kernels.
+        The context is one for all samples, or None.
+        """
+        raise NotImplementedError
+
+    def generates_like(self, kind: type["Generator"]) -> bool:
+        """Whether subclasses of ``kind`` have left alone what it generates, and its `factors` and `filters` hold."""
+        return type(self).generate is kind.generate and type(self).forward is kind.forward
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """The kernel, ``kernel_shape``; or ``(B, *kernel_shape)`` for a context ``(B, context_dim)``.
@@ -202,8 +220,8 @@ def reset_linear_layers(module: nn.Module) -> None:
             layer.reset_parameters()
 
 
-def with_constant(coefficients: Tensor) -> Tensor:
-    return torch.cat([coefficients, coefficients.new_ones(coefficients.shape[0], 1)], dim=1)
+def with_constant(columns: Tensor) -> Tensor:
+    return torch.cat([columns, columns.new_ones(columns.shape[0], 1)], dim=1)
 
 
 def _kernel_std(kernel_shape: tuple[int, ...], init: Init) -> float:

@@ -76,7 +76,8 @@ class DenseGenerator(Generator):
         return self.activation(torch.tensordot(features, self.weight, dims=1) + self.bias)
 
     def factors(self, context: Tensor) -> Factors | None:
-        if not isinstance(self.activation, nn.Identity) or self.context_dim is None:
+        linear = isinstance(self.activation, nn.Identity) and self.generates_like(DenseGenerator)
+        if not linear or self.context_dim is None:
             return None
         features = self.trunk(self.checked(context))
         return with_constant(features), torch.cat([self.weight, self.bias.unsqueeze(0)])
