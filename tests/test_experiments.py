@@ -107,23 +107,29 @@ def test_flags_that_do_not_fit_end_with_code_two_and_a_line(tmp_path, capsys, fl
     assert not (tmp_path / "logs").exists()
 
 
-def test_an_experiment_that_is_killed_resumes_to_the_same_numbers(tmp_path, digits_folder):
-    flags = ("--experiment", "conditioned", "--arms", "hyper", "--data", str(digits_folder), "--epochs", "6")
-    flags = (*flags, "--batch_size", "16", "--compile", "no", "--out", str(tmp_path))
-
-    flags = (*flags, "--logs", str(tmp_path))
-    whole, killed = (tmp_path / name / "hyper" / "metrics.csv" for name in ("whole", "killed"))
+@pytest.mark.parametrize("moment", ("within an arm", "between arms"))
+def test_an_experiment_that_is_killed_resumes_to_the_same_numbers(tmp_path, digits_folder, moment):
+    arms = ("hyper", "not-told")
+    flags = ("--experiment", "conditioned", "--arms", *arms, "--data", str(digits_folder), "--epochs", "4")
+    flags = (*flags, "--batch_size", "16", "--compile", "no", "--out", str(tmp_path), "--logs", str(tmp_path))
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
     finish(launch(*flags, "--name", "whole"))
-    kill_when(launch(*flags, "--name", "killed"), lambda: rows_in(killed) >= 5)
+    reached = {
+        "within an arm": lambda: rows_in(killed / "hyper" / "metrics.csv") >= 5,
+        "between arms": lambda: rows_in(killed / "results.csv") > 1,
+    }
+    kill_when(launch(*flags, "--name", "killed"), reached[moment])
     finish(launch(*flags, "--name", "killed", "--resume"))
-    assert killed.read_text() == whole.read_text()
     figures = [
-        {(row.split, row.metric): row.value for row in results.read(tmp_path / name / "results.csv")}
-        for name in ("whole", "killed")
+        {(row.arm, row.split, row.metric): row.value for row in results.read(folder / "results.csv")}
+        for folder in (whole, killed)
     ]
     assert figures[0] == figures[1]
-    ours, theirs = (torch.load(tmp_path / name / "hyper" / "best.ckpt")["state_dict"] for name in ("whole", "killed"))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert {arm for arm, _, _ in figures[0]} == set(arms)
+    for arm in arms:
+        assert (killed / arm / "metrics.csv").read_text() == (whole / arm / "metrics.csv").read_text()
+        ours, theirs = (torch.load(folder / arm / "best.ckpt")["state_dict"] for folder in (whole, killed))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_static_network_has_the_published_parameters():

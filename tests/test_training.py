@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import write_digits_folder
 
 import main
@@ -272,6 +273,21 @@ def test_a_foreign_last_checkpoint_is_not_continued_from(tmp_path, digits_folder
     code, _, err = run(capsys, "--logs", str(tmp_path), "--name", "run", "--resume")
     assert code == 2
     assert "is no checkpoint that this run can continue from" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("seed", "x"), ("epochs", -1), ("quick", "maybe"), ("arms", "abc"), ("name", 3), ("foo", 1)]
+)
+def test_a_run_whose_stored_settings_make_no_sense_is_not_continued(tmp_path, capsys, setting, value):
+    stored = {key: list(each) if isinstance(each, tuple) else each for key, each in asdict(Run()).items()}
+    (tmp_path / "run").mkdir()
+    content = yaml.safe_dump({**stored, "splits": "mnist", setting: value})
+    (tmp_path / "run" / "settings.yaml").write_text(content)
+    code, _, err = run(capsys, "--logs", str(tmp_path), "--name", "run", "--resume")
+    assert code == 2
+    assert "settings.yaml is missing or damaged" in err
+    assert setting in err or str(value) in err
+    assert (tmp_path / "run" / "settings.yaml").read_text() == content
 
 
 def test_unwritable_logs_are_refused_before_any_training(tmp_path, digits_folder, capsys):

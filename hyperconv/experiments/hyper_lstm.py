@@ -10,9 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from .. import plotting
-from ..data import Splits
+from ..data import Splits, batch_loader
 from ..data.digits import CLASSES, SIDE
 from ..data.text import SYMBOLS, as_text, load_text
 from ..training import Recipe
@@ -26,6 +27,7 @@ BITS = Metric("bpc", "bits per character")
 _PERMUTATION = torch.randperm(SIDE, generator=torch.Generator().manual_seed(0))
 _CHARACTER_DIM = 32
 _STRIPS = 4
+_EVALUATION_BATCH = 500
 # hidden units for equally many parameters
 _OF_DIGITS = {"hyper": 112, "layer-norm": 132, "plain": 133}
 _OF_TEXT = {"hyper": 112, "layer-norm": 131, "plain": 131}
@@ -70,19 +72,24 @@ def next_character(network: nn.Module, batch: Batch, draws: torch.Generator) -> 
 @torch.no_grad()
 def moving_scales(networks: Networks, splits: Splits, path: Path) -> None:
     """How the scales that the hyper arm generates move along the first test sequences, and the bits of all arms."""
-    (codes,) = splits.test[:]
-    bits = {
-        name: next_character(network, (codes,), torch.Generator())[BITS.column].item()
-        for name, network in networks.items()
-    }
+    bits = {name: _bits(network, splits.test) for name, network in networks.items()}
     strips = []
     if "hyper" in networks:
         embedding, cell, _ = networks["hyper"]
-        shown = codes[:_STRIPS, :-1]
+        (codes,) = splits.test[:_STRIPS]
+        shown = codes[:, :-1]
         _, scales = cell.states_and_scales(embedding(shown.long()))
         moves = torch.stack(scales, dim=1)[:, :, 0].diff(dim=1).norm(dim=-1)
         strips = [(as_text(text), move.T.numpy()) for text, move in zip(shown, moves, strict=True)]
     plotting.moving_scales(strips, GATES, bits, path, f"Test text ({splits.name})")
+
+
+def _bits(network: nn.Module, texts: Dataset) -> float:
+    """Mean over all texts, which are equally long."""
+    total = 0.0
+    for batch in batch_loader(texts, _EVALUATION_BATCH):
+        total += next_character(network, batch, torch.Generator())[BITS.column].item() * len(batch[0])
+    return total / len(texts)
 
 
 def _experiment(

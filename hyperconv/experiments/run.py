@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import yaml
 
 from .. import plotting
+from ..cli import from_stored
 from ..data import Splits, batch_loader
 from ..errors import InputError
 from ..files import check_writable, write_whole
@@ -136,8 +137,8 @@ def _resumed(settings: Run) -> tuple[Path, Run, str]:
     try:
         stored = yaml.safe_load(path.read_text())
         data = stored.pop("splits")
-        began = Run(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
-    except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+        began = from_stored(Run, stored)
+    except (OSError, UnicodeError, yaml.YAMLError, AttributeError, TypeError, KeyError, InputError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); start the run anew under another name") from error
     for key, default in asdict(Run()).items():
         asked, then = getattr(settings, key), getattr(began, key)
