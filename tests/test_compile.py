@@ -1,5 +1,6 @@
 """torch.compile without graph breaks, and torch.export at any batch size: both compute what the module computes."""
 
+import shutil
 from functools import partial
 
 import pytest
@@ -116,6 +117,24 @@ def test_compiles_as_one_graph_forward_and_backward(prepare):
         results.append((output, *torch.autograd.grad(output.square().sum(), leaves)))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler for torch.compile on a CPU")
+def test_generated_code_computes_the_same_forward_and_backward():
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    # no bias before statistics that take it away again: its gradient would be rounding errors
+    first = HyperConv2d(3, 16, 5, stride=2, bias=False)
+    network = nn.Sequential(first, nn.BatchNorm2d(16), nn.ReLU(), HyperConv2d(16, 8, 3))
+    network.to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    results = []
+    for run in (network, torch.compile(network, fullgraph=True)):
+        output = run(images)
+        results.append((output, *torch.autograd.grad(output.square().sum(), list(network.parameters()))))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3 * ours.abs().max().item())
 
 
 @pytest.mark.parametrize(
