@@ -51,7 +51,7 @@ def linear_ways(batch: int, inputs: int, outputs: int, hidden: int, device: torc
         return lambda rows, coefficients, basis: apply(rows, torch.tensordot(coefficients, basis, dims=1))
 
     def auto(rows: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
-        if functional.contraction_pays(1, hidden):
+        if functional.contraction_pays(batch, 1, hidden):
             return functional.contracted_linear(rows, coefficients, basis)
         return built("auto")(rows, coefficients, basis)
 
@@ -75,7 +75,7 @@ def convolution_ways(
         return lambda images, coefficients, basis: apply(images, torch.tensordot(coefficients, basis, dims=1))
 
     def auto(images: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
-        if functional.contraction_pays(size**2, hidden):
+        if functional.contraction_pays(batch, size**2, hidden):
             return functional.contracted_convolution(images, coefficients, basis, padding=kernel // 2)
         return built("auto")(images, coefficients, basis)
 

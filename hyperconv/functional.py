@@ -677,14 +677,17 @@ def _choose(backends: dict[str, Callable[..., Tensor]], backend: str) -> Callabl
     return backends[backend]
 
 
-def contraction_pays(positions: int, number: int) -> bool:
+def contraction_pays(batch: int, positions: int, number: int) -> bool:
     """Whether mixing ``number`` results of ``positions`` each is faster than mixing as many kernels into one a sample.
 
-    Contraction multiplies every weight of the basis at every position. Otherwise each is read once to build kernels,
-    and the kernels are applied at every position. The two constants say what these cost, in multiplications of the
-    first kind, as measured by ``benchmarks/per_sample.py`` on a CPU.
+    Contraction multiplies every weight of the basis at every position of every sample. Otherwise each is read once a
+    sample to build kernels, and the kernels are applied at every position. The constants say what these cost, and
+    what more contraction costs whatever the batch, in multiplications of the first kind, as measured by
+    ``benchmarks/per_sample.py`` on a CPU.
     """
-    return positions * number <= 9 * number + 1.5 * positions
+    saved = 9 * number + 1.5 * positions - positions * number
+    # a compiled or exported layer must serve batches of any size
+    return saved >= 0 if torch.compiler.is_compiling() else batch * saved >= 38 * number
 
 
 def _add_bias(output: Tensor, bias: Tensor | None) -> Tensor:

@@ -143,11 +143,15 @@ class HyperLayer(nn.Module):
         self.cache.check(self, context)
         return self.cache.kernel
 
-    def _factors(self, context: Tensor) -> Factors | None:
+    def _factors(self, context: Tensor, positions: int) -> Factors | None:
+        """The generator's factors, if it has some and to contract them is faster than to build a kernel a sample."""
         if self.cache is not None:
             return None
         with full_precision(self.generator):
-            return self.generator.factors(context)
+            factors = self.generator.factors(context)
+        if factors is None or not functional.contraction_pays(context.shape[0], positions, len(factors[1])):
+            return None
+        return factors
 
     def _filters(self, context: Tensor | None) -> Filters:
         with full_precision(self.generator):
@@ -308,9 +312,8 @@ class _HyperConv(_HyperConvNd):
             if self._decomposes(input):
                 return functional.decomposed_convolution(input, *self._filters(context), *settings[:-1])
             return functional.convolution(input, self._kernel(context), *settings)
-        factors = self._factors(context)
-        positions = math.prod(input.shape[2:]) // math.prod(self.stride)
-        if factors is not None and functional.contraction_pays(positions, len(factors[1])):
+        factors = self._factors(context, math.prod(input.shape[2:]) // math.prod(self.stride))
+        if factors is not None:
             return functional.contracted_convolution(input, *factors, *settings)
         return functional.convolution_per_sample(input, self._kernel(context), *settings)
 
@@ -379,8 +382,8 @@ class _HyperConvTranspose(_HyperConvNd):
         settings = (self._bias(context), self.stride, self.padding, output_padding, self.groups, self.dilation)
         if not per_sample:
             return functional.transposed_convolution(input, self._kernel(context), *settings)
-        factors = self._factors(context)
-        if factors is not None and functional.contraction_pays(math.prod(self._smallest(input)), len(factors[1])):
+        factors = self._factors(context, math.prod(self._smallest(input)))
+        if factors is not None:
             return functional.contracted_transposed_convolution(input, *factors, *settings)
         return functional.transposed_convolution_per_sample(input, self._kernel(context), *settings)
 
@@ -524,8 +527,8 @@ class HyperLinear(HyperLayer):
         bias = self._bias(context)
         if not per_sample:
             return F.linear(input, self._kernel(context), bias)
-        factors = self._factors(context)
-        if factors is not None and functional.contraction_pays(math.prod(input.shape[1:-1]), len(factors[1])):
+        factors = self._factors(context, math.prod(input.shape[1:-1]))
+        if factors is not None:
             return functional.contracted_linear(input, *factors, bias)
         return functional.linear_per_sample(input, self._kernel(context), bias)
 

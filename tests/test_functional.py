@@ -138,11 +138,11 @@ def test_layers_contract_where_that_is_cheaper(monkeypatch):
     for name in ways:
         run = getattr(functional, name)
         monkeypatch.setattr(functional, name, lambda *a, run=run, name=name: taken.append(name) or run(*a))
-    contexts = torch.randn(4, 16)
+    contexts = torch.randn(64, 16)
     for kind, shapes in (
-        (partial(HyperConv2d, 2, 2, 3, padding=1), ((4, 2, 2, 2), (4, 2, 28, 28))),
-        (partial(HyperConvTranspose2d, 2, 2, 3, stride=2, padding=1), ((4, 2, 2, 2), (4, 2, 3, 3))),
-        (partial(HyperLinear, 2, 2), ((4, 2), (4, 500, 2))),
+        (partial(HyperConv2d, 2, 2, 3, padding=1), ((64, 2, 2, 2), (64, 2, 28, 28))),
+        (partial(HyperConvTranspose2d, 2, 2, 3, stride=2, padding=1), ((64, 2, 2, 2), (64, 2, 3, 3))),
+        (partial(HyperLinear, 2, 2), ((64, 2), (64, 500, 2))),
     ):
         layer = kind(generator=partial(DenseGenerator, context_dim=16))
         for shape in shapes:
@@ -150,6 +150,10 @@ def test_layers_contract_where_that_is_cheaper(monkeypatch):
             one_by_one = [layer(each, context=context) for each, context in zip(inputs, contexts, strict=True)]
             torch.testing.assert_close(layer(inputs, context=contexts), torch.stack(one_by_one), rtol=1e-5, atol=1e-5)
     assert taken == ways
+    # to build few kernels costs less than to read the whole basis twice
+    few = HyperConv2d(2, 2, 3, padding=1, generator=partial(DenseGenerator, context_dim=16))
+    few(torch.randn(2, 2, 2, 2), context=contexts[:2])
+    assert taken[len(ways) :] == ["convolution_per_sample"]
 
 
 @settings(max_examples=60, deadline=None)
