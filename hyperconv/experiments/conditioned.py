@@ -47,12 +47,13 @@ CONDITIONED = Experiment(
 )
 
 
+# of sizes that come out about equally accurate
 _KINDS = {
-    "dense": partial(DeepHyperCNN, generator=partial(DenseGenerator, context_dim=8)),
+    "dense": partial(DeepHyperCNN, generator=partial(DenseGenerator, context_dim=8, hidden=(2,))),
     "chunked": partial(DeepHyperCNN, generator=partial(ChunkedGenerator, context_dim=8, chunk_size=64)),
-    "low-rank": partial(DeepHyperCNN, generator=partial(LowRankGenerator, context_dim=8, rank=2)),
+    "low-rank": partial(DeepHyperCNN, generator=partial(LowRankGenerator, context_dim=8, rank=4)),
     "recurrent": partial(DeepHyperCNN, generator=partial(DenseGenerator, context_dim=8), recurrent=True),
-    "coordinate": partial(DeepHyperCNN, generator=partial(CoordinateMLP, context_dim=8, hidden=(16, 4))),
+    "coordinate": partial(DeepHyperCNN, generator=partial(CoordinateMLP, context_dim=8, hidden=(32, 32, 9))),
 }
 
 
