@@ -46,13 +46,26 @@ def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: 
     return step
 
 
-def our_step(arm: str, images: Tensor, labels: Tensor, compiled: bool) -> Callable:
-    """A step of an arm with the defaults of main.py, but for the schedule and the turning of digits."""
+def our_step(arm: str, images: Tensor, labels: Tensor, compiled: bool = False, bare: bool = False) -> Callable:
+    """A step of an arm with the defaults of main.py, but for the schedule and the turning of digits.
+
+    Args:
+        bare: without normalisation and ReLU.
+    """
     model = MNISTClassifier(arm)
+    if bare:
+        leave_out(model.network, nn.BatchNorm2d, nn.ReLU)
     model.recipe = replace(model.recipe, batch_size=len(labels), schedule="constant")
     if compiled:
         model.compile_training()
     return training_step(model.to(images.device), model.configure_optimizers(), images, labels)
+
+
+def leave_out(network: nn.Module, *kinds: type[nn.Module]) -> None:
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, kinds):
+                setattr(module, name, nn.Identity())
 
 
 def ancestor_step(images: Tensor, labels: Tensor) -> Callable:
@@ -69,10 +82,11 @@ def main(settings: TrainStep) -> None:
     steps = {
         "hyper": our_step("hyper", images, labels, settings.compile),
         "normal": our_step("normal", images, labels, settings.compile),
+        "normal, no normalisation, no ReLU": our_step("normal", images, labels, settings.compile, bare=True),
         "ancestor's formulation": ancestor_step(images, labels),
     }
     with FlopCounterMode(display=False) as counter:
-        our_step("normal", images, labels, False)()
+        our_step("normal", images, labels)()
     seconds = alternate(steps, settings.rounds)
     rate = matrix_product_rate(device)
     floor = counter.get_total_flops() / rate
