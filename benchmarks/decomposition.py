@@ -64,11 +64,11 @@ def main(settings: Decomposition) -> None:
         seconds = alternate(timed, settings.rounds)
         ratios = {name: ratio(seconds[name], seconds["stored"]) for name in ("built", "decomposed")}
         shape = (channels, channels, size, size)
-        chosen = functional.decomposition_pays(images, shape, settings.hidden + 1, (1, 1))
+        chosen = functional.decomposition_pays(images, shape, settings.hidden + 1)
         name = f"{channels} channels, k {size}, {_BATCH}x{side}x{side}"
         stored = f"{quartiles(seconds['stored'])[1] * 1e3:.1f}"
         rows.append((name, stored, *(spread(each, 2) for each in ratios.values()), "decomposed" if chosen else "built"))
-        milliseconds = {side: quartiles(times)[1] * 1e3 for side, times in seconds.items()}
+        milliseconds = {way: quartiles(times)[1] * 1e3 for way, times in seconds.items()}
         positions = _BATCH * math.prod(images.shape[2:])
         figures[name] = {**ratios, "milliseconds": milliseconds, "chosen": chosen}
         figures[name] |= {"channels": channels, "taps": size * size, "positions": positions}

@@ -258,8 +258,8 @@ def _operations(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, i
             return counted
 
         for generator in {each for layer in layers for each in (layer.generator, layer.bias_generator) if each}:
-            generator.forward = count_generating(generator.forward)
-            generator.factors = count_generating(generator.factors)
+            for way in ("generate", "factors", "filters"):
+                setattr(generator, way, count_generating(getattr(generator, way)))
 
         def begin(layer: HyperLayer, arguments: Any) -> None:
             running.append(layer)

@@ -142,33 +142,39 @@ def decomposed_convolution(
     torch.Size([2, 6, 4, 4])
     """
     dims = filters.dim() - 1
-    if dims not in _CONVOLUTION or mixing.dim() != 3 or mixing.shape[1] != len(filters):
+    if dims not in _CONVOLUTION or mixing.dim() != 3 or not 0 < len(filters) == mixing.shape[1]:
         raise ValueError(
             f"filters (F, *k) with 1 to 3 axes in k are mixed by (O, F, I), got {tuple(filters.shape)} and "
             f"{tuple(mixing.shape)}"
         )
-    channels = mixing.shape[2]
+    outputs, _, channels = mixing.shape
     if input.dim() not in (dims + 1, dims + 2) or input.shape[-1 - dims] != channels:
         raise ValueError(f"mixing weights {tuple(mixing.shape)} do not fit an input {tuple(input.shape)}")
-    filtered = [
-        _CONVOLUTION[dims](input, each.expand(channels, 1, *each.shape), None, stride, padding, dilation, channels)
-        for each in filters
-    ]
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"a bias of shape {tuple(bias.shape)} for {outputs} output channels")
+
+    def filtered(each: Tensor) -> Tensor:
+        kernel = each.expand(channels, 1, *each.shape)
+        return _CONVOLUTION[dims](input, kernel, None, stride, padding, dilation, channels)
+
     pointwise = mixing.flatten(1).unflatten(1, (-1, *(1,) * dims))
-    return _CONVOLUTION[dims](torch.cat(filtered, dim=-1 - dims), pointwise, bias)
+    return _CONVOLUTION[dims](torch.cat([filtered(each) for each in filters], dim=-1 - dims), pointwise, bias)
 
 
 def decomposition_pays(
     input: Tensor,
     kernel_shape: Sequence[int],
     filters: int,
-    stride: Sequence[int],
+    stride: Sequence[int] = (1, 1),
+    padding: str | Sizes = "same",
+    dilation: Sequence[int] = (1, 1),
 ) -> bool:
     """Whether `decomposed_convolution` is faster than to generate the kernel and convolve with it.
 
-    The terms are times per input channel, in multiplications of the convolution, forward and backward; the constants
-    are fitted to what ``benchmarks/decomposition.py`` measured on a CPU, channels last, in single precision. Where
-    nothing was measured, the answer is no.
+    Measured (``benchmarks/decomposition.py``) were training steps on a CPU, of images that lie channels last, in single
+    precision, up to 7x7 taps and 12,544 output positions in a batch, which also bounds the memory that the filtered
+    images take. Elsewhere, and where torch.compile or autocast are at work, the answer is no. The terms are times for
+    an input channel, in multiplications of the convolution.
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
@@ -176,10 +182,28 @@ def decomposition_pays(
         return False
     outputs, inputs, *size = kernel_shape
     taps = math.prod(size)
-    positions = input.shape[0] * math.prod(input.shape[2:]) / math.prod(stride)
+    positions = input.shape[0] * math.prod(_output_size(input.shape[2:], size, stride, padding, dilation))
+    if taps > 49 or positions > 16 * 28**2:
+        return False
     built = taps * outputs * (positions + 215)
     decomposed = filters * (outputs * (0.7 * positions + 360) + positions * (9.4 * taps + 120)) + 5.5e7 / inputs
     return decomposed < built
+
+
+def _output_size(
+    sizes: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: str | Sizes,
+    dilation: Sequence[int],
+) -> list[int]:
+    if padding == "same":
+        return list(sizes)
+    pads = (0,) * len(sizes) if isinstance(padding, str) else _per_axis(padding, len(sizes))
+    return [
+        max(0, (size + 2 * pad - reach * (taps - 1) - 1) // step + 1)
+        for size, taps, step, pad, reach in zip(sizes, kernel_size, stride, pads, dilation, strict=True)
+    ]
 
 
 def transposed_convolution(
@@ -680,13 +704,13 @@ def _choose(backends: dict[str, Callable[..., Tensor]], backend: str) -> Callabl
 def contraction_pays(batch: int, positions: int, number: int) -> bool:
     """Whether mixing ``number`` results of ``positions`` each is faster than mixing as many kernels into one a sample.
 
-    Contraction multiplies every weight of the basis at every position of every sample. Otherwise each is read once a
-    sample to build kernels, and the kernels are applied at every position. The constants say what these cost, and
-    what more contraction costs whatever the batch, in multiplications of the first kind, as measured by
-    ``benchmarks/per_sample.py`` on a CPU.
+    For every weight of a kernel: contraction multiplies it ``number`` times at every position. Otherwise it is mixed
+    from ``number`` weights, which costs as much as 9 multiplications each, and applied at every position, which costs
+    1.5. Whatever the batch, contraction reads and writes the basis once more, which costs 38 for each of ``number``.
+    The constants are those of ``benchmarks/per_sample.py`` on a CPU.
     """
     saved = 9 * number + 1.5 * positions - positions * number
-    # a compiled or exported layer must serve batches of any size
+    # a compiled or exported layer serves batches of any size, and takes them for large
     return saved >= 0 if torch.compiler.is_compiling() else batch * saved >= 38 * number
 
 

@@ -145,17 +145,21 @@ class HyperLayer(nn.Module):
 
     def _factors(self, context: Tensor, positions: int) -> Factors | None:
         """The generator's factors, if it has some and to contract them is faster than to build a kernel a sample."""
-        if self.cache is not None:
+        number = self._number_of("factor")
+        if number is None or not functional.contraction_pays(context.shape[0], positions, number):
             return None
         with full_precision(self.generator):
-            factors = self.generator.factors(context)
-        if factors is None or not functional.contraction_pays(context.shape[0], positions, len(factors[1])):
-            return None
-        return factors
+            return self.generator.factors(context)
 
     def _filters(self, context: Tensor | None) -> Filters:
         with full_precision(self.generator):
             return self.generator.filters(self.generator.checked(context))
+
+    def _number_of(self, part: Literal["factor", "filter"]) -> int | None:
+        """The generator's ``part``s, if these may stand for a call of it."""
+        if self.cache is not None or not isinstance(self.generator, Generator):
+            return None
+        return getattr(self.generator, f"{part}_count") if self.generator.speaks_through(f"{part}s") else None
 
     def _bias(self, context: Tensor | None) -> Tensor | None:
         if self.bias_generator is None:
@@ -309,7 +313,7 @@ class _HyperConv(_HyperConvNd):
             padding = 0
         settings = (self._bias(context), self.stride, padding, self.dilation, self.groups)
         if not per_sample:
-            if self._decomposes(input):
+            if self._decomposes(input, padding):
                 return functional.decomposed_convolution(input, *self._filters(context), *settings[:-1])
             return functional.convolution(input, self._kernel(context), *settings)
         factors = self._factors(context, math.prod(input.shape[2:]) // math.prod(self.stride))
@@ -317,11 +321,12 @@ class _HyperConv(_HyperConvNd):
             return functional.contracted_convolution(input, *factors, *settings)
         return functional.convolution_per_sample(input, self._kernel(context), *settings)
 
-    def _decomposes(self, input: Tensor) -> bool:
-        number = self.generator.filter_count
-        if number is None or self.cache is not None or self.groups > 1:
+    def _decomposes(self, input: Tensor, padding: str | Sizes) -> bool:
+        number = self._number_of("filter") if self.groups == 1 else None
+        if number is None:
             return False
-        return functional.decomposition_pays(input, self.generator.kernel_shape, number, self.stride)
+        settings = (self.stride, padding, self.dilation)
+        return functional.decomposition_pays(input, self.generator.kernel_shape, number, *settings)
 
 
 class _HyperConvTranspose(_HyperConvNd):

@@ -371,6 +371,11 @@ def test_cost_counts_shared_layers_shared_generators_and_contexts():
     with pytest.warns(UserWarning, match="store more"):
         table = cost(dense, torch.zeros(2, 4, 8, 8), torch.zeros(2, 3))
     assert table.loc["HyperConv2d", "apply"] > 0
+    wide = HyperConv2d(256, 256, 5, padding=2, generator=SMALL)
+    images = torch.zeros(4, 256, 4, 4)
+    built, decomposed = (cost(wide, each) for each in (images, images.to(memory_format=torch.channels_last)))
+    assert 0 < decomposed.loc["HyperConv2d", "generate"] < built.loc["HyperConv2d", "generate"]
+    assert 0 < decomposed.loc["HyperConv2d", "apply"] < built.loc["HyperConv2d", "apply"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the kernel that a layer started at is not its generator's
         cost(hyperize(nn.Conv2d(8, 8, 5), generator=SMALL, keep_function=True))

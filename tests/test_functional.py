@@ -274,6 +274,8 @@ def test_patches_see_their_neighbours():
         (lambda z: contracted_linear(z(2, 3), z(2, 5), z(5, 4, 2)), r"\(5, 4, 2\) does not fit an input \(2, 3\)"),
         (lambda z: linear_per_sample(z(2, 3), z(2, 4, 5)), r"got \(2, 4, 5\) for \(2, 3\)"),
         (lambda z: decomposed_convolution(z(2, 3, 8), z(5, 3), z(4, 2, 3)), r"got \(5, 3\) and \(4, 2, 3\)"),
+        (lambda z: decomposed_convolution(z(2, 3, 8), z(0, 3), z(4, 0, 3)), r"got \(0, 3\) and \(4, 0, 3\)"),
+        (lambda z: decomposed_convolution(z(2, 3, 8), z(5, 3), z(4, 5, 3), z(3)), r"\(3,\) for 4 output channels"),
         (lambda z: decomposed_convolution(z(2, 3, 8), z(5), z(4, 5, 3)), r"got \(5,\) and \(4, 5, 3\)"),
         (lambda z: decomposed_convolution(z(2, 3, 8), z(5, 3), z(4, 5, 2)), r"\(4, 5, 2\) do not fit .* \(2, 3, 8\)"),
         (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 8), 4), r"must be odd, got \(4, 4\)"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from generators import EVERY, PER_SAMPLE, SHARED, context_for
 from torch import nn
+from torch.nn.utils import prune
 
 from hyperconv import (
     ChunkedGenerator,
@@ -125,10 +126,11 @@ def test_factors_multiply_to_the_kernels(name):
     torch.manual_seed(0)
     generator = PER_SAMPLE[name]((4, 3, 3, 3))
     contexts = context_for(generator, 5)
-    factors = generator.factors(contexts)
     linear = (name.startswith("dense") and "tanh" not in name) or name == "started"
-    assert (factors is not None) == linear
+    assert (generator.factor_count is not None) == linear
     if linear:
+        factors = generator.factors(contexts)
+        assert len(factors[1]) == generator.factor_count
         torch.testing.assert_close(torch.tensordot(*factors, dims=1), generator(contexts))
 
 
@@ -319,16 +321,30 @@ def test_filters_mixed_are_the_kernel(name, shape):
     torch.testing.assert_close(torch.einsum("ofi,f...->oi...", mixing, filters), generator.generate(context))
 
 
-def test_kernels_that_are_no_mixture_say_so():
+def test_parts_do_not_stand_for_what_a_subclass_or_a_hook_changes():
     class Masked(CoordinateMLP):
         def generate(self, context):
             return super().generate(context).tril()
+
+    class MaskedThroughout(Masked):
+        def filters(self, context):
+            return super().filters(context)
 
     class Doubled(DenseGenerator):
         def forward(self, context=None):
             return 2 * super().forward(context)
 
-    assert Doubled((4, 4), context_dim=2).factors(torch.zeros(1, 2)) is None
-    assert CoordinateMLP((4, 4, 3, 3), norm="batchnorm").filter_count is None
-    assert Masked((4, 4, 3, 3)).filter_count is None
-    assert DenseGenerator((4, 4, 3, 3)).filter_count is None
+    shape = (4, 4, 3, 3)
+    assert CoordinateMLP(shape).speaks_through("filters")
+    assert DenseGenerator(shape, context_dim=2).speaks_through("factors")
+    assert MaskedThroughout(shape).speaks_through("filters")
+    assert not Masked(shape).speaks_through("filters")
+    assert not Doubled(shape, context_dim=2).speaks_through("factors")
+    assert StartAtKernel(Doubled(shape, context_dim=2), torch.zeros(shape)).factor_count is None
+    replaced, pruned = CoordinateMLP(shape), CoordinateMLP(shape)
+    replaced.forward = lambda context=None: torch.zeros(shape)
+    prune.l1_unstructured(pruned, "head", 0.5)
+    assert not replaced.speaks_through("filters")
+    assert not pruned.speaks_through("filters")
+    assert CoordinateMLP(shape, norm="batchnorm").filter_count is None
+    assert DenseGenerator(shape).factor_count is None

@@ -54,9 +54,13 @@ def cases():
         yield channels, kernel_size, settings
 
 
+@pytest.mark.parametrize("decomposed", (False, True))
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("dims", (1, 2, 3))
-def test_equals_torch_convolution_with_the_same_weight(dims, name, factory, tolerance):
+def test_equals_torch_convolution_with_the_same_weight(dims, name, decomposed, factory, tolerance, monkeypatch):
+    if decomposed and "coordinate" not in name:
+        pytest.skip("makes no mixture of few filters")
+    monkeypatch.setattr(functional, "decomposition_pays", lambda *_: decomposed)
     torch.manual_seed(0)
     every = list(cases())
     # each generator meets every option, all of them together every combination
@@ -383,12 +387,43 @@ def test_a_wide_layer_builds_its_kernel_where_the_other_way_is_slower_or_unmeasu
         layer(images)
 
 
-def test_wide_layers_generated_together_and_apart_agree():
+def test_wide_layers_generated_together_and_apart_agree(monkeypatch):
     layer, images = wide_layer()
-    network = nn.Sequential(layer, copy.deepcopy(layer))
-    expected = network(images)
+    other = copy.deepcopy(layer)
+    other.reset_parameters()
+    network = nn.Sequential(layer, other)
+    expected = bake(network)(images)
+    taken, run = [], functional.decomposed_convolution
+    monkeypatch.setattr(functional, "decomposed_convolution", lambda *a: taken.append(1) or run(*a))
+    torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(GeneratedTogether(*network)(images), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(bake(network)(images), expected, rtol=1e-4, atol=1e-5)
+    assert len(taken) == 4
+
+
+def test_an_encoded_context_and_another_size_take_the_same_way_to_the_same_result():
+    layer, images = wide_layer(context_dim=2, encode_context="magnitude-invariant")
+    context = torch.tensor([0.2, 0.9])
+    for each, padding in ((layer, 2), (resize(layer, 7), 3)):
+        assert each._decomposes(images, each.padding)
+        expected = F.conv2d(images, each.generator(context), each.bias, padding=padding)
+        torch.testing.assert_close(each(images, context), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_on_a_wide_layers_generator_are_run():
+    layer, images = wide_layer()
+    layer.generator.register_forward_hook(lambda generator, arguments, kernel: torch.zeros_like(kernel))
+    torch.testing.assert_close(layer(images), layer.bias[:, None, None].expand(4, 256, 4, 4))
+
+
+def test_decomposition_pays_for_as_many_positions_as_come_out_and_no_more_than_were_measured():
+    small = torch.zeros(16, 256, 14, 14).contiguous(memory_format=torch.channels_last)
+    large = small.repeat(1, 1, 4, 4).contiguous(memory_format=torch.channels_last)
+    pays = partial(functional.decomposition_pays, kernel_shape=(256, 256, 7, 7), filters=5)
+    assert pays(small)
+    assert not pays(large)
+    assert pays(large, stride=(4, 4), padding=3)
+    assert pays(large, padding="valid", dilation=(7, 7))
+    assert not pays(small, kernel_shape=(256, 256, 9, 9))
 
 
 def test_narrow_channels_last_images_take_the_paired_path(monkeypatch):

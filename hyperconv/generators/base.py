@@ -80,29 +80,47 @@ class Generator(nn.Module):
         """Make all kernels zero, with parameters that can still learn."""
         raise NotImplementedError
 
-    def factors(self, context: Tensor) -> Factors | None:
-        """The kernel as coefficients ``(B, J)`` times a basis ``(J, *kernel_shape)``, where it is linear in J numbers.
+    @property
+    def factor_count(self) -> int | None:
+        """The J of `factors`; None where the kernel is not linear in a few numbers."""
+        return None
+
+    def factors(self, context: Tensor) -> Factors:
+        """The kernel as coefficients ``(B, J)`` times a basis ``(J, *kernel_shape)``, J being `factor_count`.
 
         An operator can then apply it to every sample without building B kernels.
         """
-        return None
+        raise NotImplementedError
 
     @property
     def filter_count(self) -> int | None:
-        """How many `filters` all of the O I kernels are mixed from; None where they are not, or are too many."""
+        """The F of `filters`; None where the O I kernels are not mixtures of a few filters."""
         return None
 
     def filters(self, context: Tensor | None) -> Filters:
-        """The kernel as filters ``(F, *k)`` mixed by ``(O, F, I/groups)``, from the context that `generate` takes.
+        """The kernel as filters ``(F, *k)`` mixed by ``(O, F, I/groups)``, F being `filter_count`.
 
         An operator can then apply F filters to every channel, and mix the results, without building O I kernels.
-        The context is one for all samples, or None.
+
+        Args:
+            context: one for all samples, as `generate` takes it, or None.
         """
         raise NotImplementedError
 
-    def generates_like(self, kind: type["Generator"]) -> bool:
-        """Whether subclasses of ``kind`` have left alone what it generates, and its `factors` and `filters` hold."""
-        return type(self).generate is kind.generate and type(self).forward is kind.forward
+    def speaks_through(self, parts: str) -> bool:
+        """Whether ``parts``, `factors` or `filters`, make what a call makes.
+
+        They do not know of a subclass that generates otherwise, nor of hooks (as of pruning), which only a call runs.
+        """
+        order = type(self).__mro__
+        depths = {
+            name: next(depth for depth, kind in enumerate(order) if name in vars(kind))
+            for name in ("generate", "forward", parts)
+        }
+        hooked = any(module._forward_pre_hooks or module._forward_hooks for module in self.modules())
+        return (
+            depths[parts] <= min(depths["generate"], depths["forward"]) and not hooked and "forward" not in vars(self)
+        )
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """The kernel, ``kernel_shape``; or ``(B, *kernel_shape)`` for a context ``(B, context_dim)``.
@@ -166,11 +184,13 @@ class StartAtKernel(Generator):
     def generate(self, context: Tensor | None) -> Tensor:
         return self.start + self.generator.generate(context)
 
-    def factors(self, context: Tensor) -> Factors | None:
-        inner = self.generator.factors(context)
-        if inner is None:
-            return None
-        coefficients, basis = inner
+    @property
+    def factor_count(self) -> int | None:
+        inner = self.generator.factor_count
+        return inner + 1 if inner is not None and self.generator.speaks_through("factors") else None
+
+    def factors(self, context: Tensor) -> Factors:
+        coefficients, basis = self.generator.factors(context)
         return with_constant(coefficients), torch.cat([basis, self.start.unsqueeze(0)])
 
     def reset_parameters(self) -> None:

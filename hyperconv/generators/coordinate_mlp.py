@@ -227,50 +227,40 @@ class CoordinateMLP(Generator):
 
     @property
     def filter_count(self) -> int | None:
-        mixes = self.norm != "batchnorm" and self.generates_like(CoordinateMLP)
-        return self.hidden[-1] + 1 if mixes else None
+        return None if self.norm == "batchnorm" else self.hidden[-1] + 1
 
     def filters(self, context: Tensor | None) -> Filters:
-        features, mixing, offset = self._mixture(self.grid, context)
+        features, gain = self._features_and_gain(self.grid, context)
         filters = with_constant(features).mT.unflatten(-1, self.kernel_shape[2:])
-        return filters, torch.cat([mixing, offset], dim=1)
+        return filters, torch.cat([self.head * gain, self.mean * self.kernel_std], dim=1)
 
     def _at(self, positions: Tensor, context: Tensor | None) -> Tensor:
         if self.norm == "batchnorm":
             raw = torch.matmul(self._features(positions, context), self.head).transpose(0, 1)
             standardized = self.running_norm(raw.flatten(1)).view_as(raw).transpose(0, 1)
             return (standardized * self.scale + self.mean) * self.kernel_std
-        if context is not None and context.dim() > 1:
-            return self._one_for_each(positions, context)
-        features, mixing, offset = self._mixture(positions, context)
+        features, gain = self._features_and_gain(positions, context)
+        offset = self.mean * self.kernel_std
+        if features.dim() > 2:
+            return torch.matmul(features.unsqueeze(-3), self.head) * gain + offset
         # matmul would copy the features for every output channel where bmm only strides over them
-        return torch.baddbmm(offset, features.expand(len(mixing), -1, -1), mixing)
+        return torch.baddbmm(offset, features.expand(len(self.head), -1, -1), self.head * gain)
 
-    def _mixture(self, positions: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Kernels as features ``(P, F)`` times ``(O, F, I)``, plus ``(O, 1, I)``.
+    def _features_and_gain(self, positions: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features ``(P, F)``, and what to multiply each kernel by once the head has mixed them; or a batch of both.
 
         A kernel's variance over the taps is a quadratic form of its row of the head, so that the standardised head
         gives standardised kernels in one product, without a second pass over them.
         """
-        offset = self.mean * self.kernel_std
         if self.norm == "none":
-            return self._features(positions, context), self.head * (self.scale * self.kernel_std), offset
+            return self._features(positions, context), self.scale * self.kernel_std
         features, at_taps = self._normalized_features(positions, context)
-        covariance, head = self._covariance(at_taps), _at_least_single(self.head)
-        variance = (torch.bmm(covariance.expand(len(head), -1, -1), head) * head).sum(dim=1, keepdim=True)
-        return features, self.head * self._gain(variance), offset
-
-    def _one_for_each(self, positions: Tensor, context: Tensor) -> Tensor:
-        """Kernels ``(B, O, P, I)``: a gain for each of B O I of them is less than a head for each of B."""
-        if self.norm == "none":
-            head, gain = self.head * (self.scale * self.kernel_std), 1.0
-            features = self._features(positions, context)
-        else:
-            features, at_taps = self._normalized_features(positions, context)
-            covariance, head = self._covariance(at_taps), _at_least_single(self.head)
-            variance = (torch.matmul(covariance.unsqueeze(1), head) * head).sum(dim=-2, keepdim=True)
-            head, gain = self.head, self._gain(variance)
-        return torch.matmul(features.unsqueeze(-3), head) * gain + self.mean * self.kernel_std
+        unit = self.kernel_std**2
+        # half precision cannot hold a variance in these units
+        wide, head = _at_least_single(at_taps), _at_least_single(self.head)
+        covariance = wide.mT @ wide / (wide.shape[-2] * unit)
+        variance = (torch.matmul(covariance.unsqueeze(-3), head) * head).sum(dim=-2, keepdim=True)
+        return features, self.scale * (variance + _VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
 
     def _normalized_features(self, positions: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """`_normalized` features at the positions and at the taps."""
@@ -315,15 +305,6 @@ class CoordinateMLP(Generator):
             return positions / positions.new_tensor([max(size - 1, 1) / 2 for size in self._reference_size])
         angles = [positions * (2 * math.pi / wavelength) for wavelength in _FOURIER_WAVELENGTHS]
         return torch.cat([positions, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=-1)
-
-    def _covariance(self, at_taps: Tensor) -> Tensor:
-        """Of centred features over the taps, in units of the kernel's variance."""
-        # half precision cannot hold a variance in these units
-        wide = _at_least_single(at_taps)
-        return wide.mT @ wide / (wide.shape[-2] * self.kernel_std**2)
-
-    def _gain(self, variance: Tensor) -> Tensor:
-        return self.scale * (variance + _VARIANCE_EPS / self.kernel_std**2).rsqrt().to(self.scale.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, norm={self.norm!r}"

@@ -75,10 +75,12 @@ class DenseGenerator(Generator):
         features = self.trunk(self.embedding if context is None else context)
         return self.activation(torch.tensordot(features, self.weight, dims=1) + self.bias)
 
-    def factors(self, context: Tensor) -> Factors | None:
-        linear = isinstance(self.activation, nn.Identity) and self.generates_like(DenseGenerator)
-        if not linear or self.context_dim is None:
-            return None
+    @property
+    def factor_count(self) -> int | None:
+        linear = isinstance(self.activation, nn.Identity) and self.context_dim is not None
+        return len(self.weight) + 1 if linear else None
+
+    def factors(self, context: Tensor) -> Factors:
         features = self.trunk(self.checked(context))
         return with_constant(features), torch.cat([self.weight, self.bias.unsqueeze(0)])
 
