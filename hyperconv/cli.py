@@ -45,7 +45,9 @@ def from_stored(settings: type[Settings], stored: dict[str, Any]) -> Settings:
         raise InputError(f"{min(missing)} is missing")
     hints = get_type_hints(settings)
     for name, value in stored.items():
-        # the parser checks neither
+        # the parser checks none of these
+        if value is None and name in hints and type(None) not in get_args(hints[name]):
+            raise InputError(f"{name} has no value")
         if hints.get(name) is bool and not isinstance(value, bool):
             raise InputError(f"{name} must be true or false, got {value!r}")
         if get_origin(hints.get(name)) is tuple and not isinstance(value, list):

@@ -258,7 +258,9 @@ def _operations(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, i
             return counted
 
         for generator in {each for layer in layers for each in (layer.generator, layer.bias_generator) if each}:
-            for way in ("generate", "factors", "filters"):
+            # a layer takes factors and filters only of a generator whose forward is the usual one
+            usual = type(generator).forward is Generator.forward
+            for way in ("generate", "factors", "filters") if usual else ("forward",):
                 setattr(generator, way, count_generating(getattr(generator, way)))
 
         def begin(layer: HyperLayer, arguments: Any) -> None:

@@ -172,18 +172,20 @@ def decomposition_pays(
     """Whether `decomposed_convolution` is faster than to generate the kernel and convolve with it.
 
     Measured (``benchmarks/decomposition.py``) were training steps on a CPU, of images that lie channels last, in single
-    precision, up to 7x7 taps and 12,544 output positions in a batch, which also bounds the memory that the filtered
-    images take. Elsewhere, and where torch.compile or autocast are at work, the answer is no. The terms are times for
-    an input channel, in multiplications of the convolution.
+    precision, up to 7x7 taps, 12,544 output positions in a batch and 64 MiB of filtered images, of which two copies
+    exist for a moment. Beyond that, and where torch.compile or autocast are at work, the answer is no. The terms are
+    times for an input channel, in multiplications of the convolution.
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    if input.device.type != "cpu" or input.dtype != torch.float32 or not _lies_channels_last(input):
+    if input.device.type != "cpu" or input.dtype != torch.float32:
+        return False
+    if input.is_contiguous() or not _lies_channels_last(input):
         return False
     outputs, inputs, *size = kernel_shape
     taps = math.prod(size)
     positions = input.shape[0] * math.prod(_output_size(input.shape[2:], size, stride, padding, dilation))
-    if taps > 49 or positions > 16 * 28**2:
+    if taps > 49 or positions > 16 * 28**2 or filters * inputs * positions > 2**24:
         return False
     built = taps * outputs * (positions + 215)
     decomposed = filters * (outputs * (0.7 * positions + 360) + positions * (9.4 * taps + 120)) + 5.5e7 / inputs

@@ -149,7 +149,7 @@ class HyperLayer(nn.Module):
         if number is None or not functional.contraction_pays(context.shape[0], positions, number):
             return None
         with full_precision(self.generator):
-            return self.generator.factors(context)
+            return self.generator.factors(self.generator.checked(context))
 
     def _filters(self, context: Tensor | None) -> Filters:
         with full_precision(self.generator):

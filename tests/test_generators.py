@@ -129,7 +129,7 @@ def test_factors_multiply_to_the_kernels(name):
     linear = (name.startswith("dense") and "tanh" not in name) or name == "started"
     assert (generator.factor_count is not None) == linear
     if linear:
-        factors = generator.factors(contexts)
+        factors = generator.factors(generator.checked(contexts))
         assert len(factors[1]) == generator.factor_count
         torch.testing.assert_close(torch.tensordot(*factors, dims=1), generator(contexts))
 
@@ -346,5 +346,9 @@ def test_parts_do_not_stand_for_what_a_subclass_or_a_hook_changes():
     prune.l1_unstructured(pruned, "head", 0.5)
     assert not replaced.speaks_through("filters")
     assert not pruned.speaks_through("filters")
+    for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre"):
+        hooked = CoordinateMLP(shape)
+        getattr(hooked.trunk, f"register_{kind}_hook")(lambda *_: None)
+        assert not hooked.speaks_through("filters")
     assert CoordinateMLP(shape, norm="batchnorm").filter_count is None
     assert DenseGenerator(shape).factor_count is None

@@ -276,7 +276,16 @@ def test_a_foreign_last_checkpoint_is_not_continued_from(tmp_path, digits_folder
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("seed", "x"), ("epochs", -1), ("quick", "maybe"), ("arms", "abc"), ("name", 3), ("foo", 1)]
+    ("setting", "value"),
+    [
+        ("seed", "x"),
+        ("epochs", -1),
+        ("quick", "maybe"),
+        ("arms", "abc"),
+        ("name", 3),
+        ("foo", 1),
+        ("kernel_size", None),
+    ],
 )
 def test_a_run_whose_stored_settings_make_no_sense_is_not_continued(tmp_path, capsys, setting, value):
     stored = {key: list(each) if isinstance(each, tuple) else each for key, each in asdict(Run()).items()}

@@ -89,6 +89,9 @@ class Generator(nn.Module):
         """The kernel as coefficients ``(B, J)`` times a basis ``(J, *kernel_shape)``, J being `factor_count`.
 
         An operator can then apply it to every sample without building B kernels.
+
+        Args:
+            context: one a sample, as `generate` takes it.
         """
         raise NotImplementedError
 
@@ -110,17 +113,18 @@ class Generator(nn.Module):
     def speaks_through(self, parts: str) -> bool:
         """Whether ``parts``, `factors` or `filters`, make what a call makes.
 
-        They do not know of a subclass that generates otherwise, nor of hooks (as of pruning), which only a call runs.
+        They do not know of a subclass whose `generate` or `forward` differs, nor of hooks (as of pruning), which only a
+        call runs.
         """
         order = type(self).__mro__
         depths = {
             name: next(depth for depth, kind in enumerate(order) if name in vars(kind))
             for name in ("generate", "forward", parts)
         }
-        hooked = any(module._forward_pre_hooks or module._forward_hooks for module in self.modules())
-        return (
-            depths[parts] <= min(depths["generate"], depths["forward"]) and not hooked and "forward" not in vars(self)
-        )
+        if depths[parts] > min(depths["generate"], depths["forward"]) or "forward" in vars(self):
+            return False
+        kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+        return not any(getattr(module, kind) for module in self.modules() for kind in kinds)
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """The kernel, ``kernel_shape``; or ``(B, *kernel_shape)`` for a context ``(B, context_dim)``.

@@ -259,7 +259,11 @@ class CoordinateMLP(Generator):
         # half precision cannot hold a variance in these units
         wide, head = _at_least_single(at_taps), _at_least_single(self.head)
         covariance = wide.mT @ wide / (wide.shape[-2] * unit)
-        variance = (torch.matmul(covariance.unsqueeze(-3), head) * head).sum(dim=-2, keepdim=True)
+        if covariance.dim() > 2:
+            mixed = torch.matmul(covariance.unsqueeze(1), head)
+        else:
+            mixed = torch.bmm(covariance.expand(len(head), -1, -1), head)
+        variance = (mixed * head).sum(dim=-2, keepdim=True)
         return features, self.scale * (variance + _VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
 
     def _normalized_features(self, positions: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

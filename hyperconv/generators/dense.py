@@ -81,7 +81,7 @@ class DenseGenerator(Generator):
         return len(self.weight) + 1 if linear else None
 
     def factors(self, context: Tensor) -> Factors:
-        features = self.trunk(self.checked(context))
+        features = self.trunk(context)
         return with_constant(features), torch.cat([self.weight, self.bias.unsqueeze(0)])
 
 
