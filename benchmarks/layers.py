@@ -14,6 +14,7 @@ from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 
 from hyperconv import CoordinateMLP, GeneratedTogether, HyperConv1d, HyperConv2d, HyperConv3d, bake, cli, hyperize
+from hyperconv.training.fit import keep_freed_memory
 
 _HYPER = {nn.Conv1d: HyperConv1d, nn.Conv2d: HyperConv2d, nn.Conv3d: HyperConv3d}
 _CASES: tuple[tuple[type[nn.Module], int, int, tuple[int, ...]], ...] = (
@@ -79,6 +80,7 @@ def _format(images: Tensor) -> torch.memory_format:
 
 def main(settings: Layers) -> None:
     torch.manual_seed(0)
+    keep_freed_memory()  # as in main.py's training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = partial(CoordinateMLP, hidden=(16, 16, settings.hidden))
     cases: dict[str, tuple[nn.Module, nn.Module, Tensor]] = {}
