@@ -36,5 +36,9 @@ def test_shapes_in_comments_are_right():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
-        assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
+    for target, _, anchor in re.findall(r"\]\(([^)#]+)(#([^)]*))?\)", (ROOT / page).read_text()):
+        path = (ROOT / page).parent / target
+        assert target.startswith("https://") or path.exists(), target
+        if anchor and not target.startswith("https://"):
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], anchor
