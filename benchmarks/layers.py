@@ -14,6 +14,7 @@ from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 
 from hyperconv import CoordinateMLP, GeneratedTogether, HyperConv1d, HyperConv2d, HyperConv3d, bake, cli, hyperize
+from hyperconv.errors import InputError
 from hyperconv.training.fit import keep_freed_memory
 
 _HYPER = {nn.Conv1d: HyperConv1d, nn.Conv2d: HyperConv2d, nn.Conv3d: HyperConv3d}
@@ -35,11 +36,13 @@ class Layers:
     Args:
         rounds: how often each side is timed.
         hidden: last hidden width of the generators.
+        only: time just the cases with this in their name, e.g. resnet18.
         json: also write the figures to this file.
     """
 
     rounds: PositiveInt = 15
     hidden: PositiveInt = 4
+    only: str = ""
     json: str | None = None
 
 
@@ -74,6 +77,11 @@ def sides(plain: nn.Module, hyper: nn.Module, images: Tensor) -> dict[str, Calla
     return {**made, "infer baked": inference(baked, images)}
 
 
+def runs_of(run: Callable[[], None]) -> int:
+    """As many as take a twentieth of a second, since what takes less is lost in noise."""
+    return max(1, round(0.05 / min(alternate({"": run}, 3)[""])))
+
+
 def _format(images: Tensor) -> torch.memory_format:
     return torch.channels_last if images.dim() == 4 else torch.preserve_format
 
@@ -99,11 +107,15 @@ def main(settings: Layers) -> None:
     hyperized = hyperize(network, select=three_by_three, generator=small)
     images = torch.randn(16, 3, 112, 112, device=device)
     cases["resnet18, its 3x3, 16x3x112x112"] = network, GeneratedTogether(hyperized), images
+    cases = {name: case for name, case in cases.items() if settings.only in name}
+    if not cases:
+        raise InputError(f"no case has {settings.only!r} in its name")
     rows, figures = [], {}
     for name, (plain, hyper, images) in cases.items():
         layout = _format(images)
         plain, hyper, images = (each.to(memory_format=layout) for each in (plain, hyper, images))
-        seconds = alternate(sides(plain, hyper, images), settings.rounds)
+        timed = sides(plain, hyper, images)
+        seconds = alternate(timed, settings.rounds, runs_of(timed["infer plain"]))
         ratios = {
             "training step": ratio(seconds["train hyper"], seconds["train plain"]),
             "inference": ratio(seconds["infer hyper"], seconds["infer plain"]),
