@@ -108,7 +108,8 @@ def training_curves(runs: Mapping[str, pd.DataFrame], path: Path, title: str) ->
     many = len(runs) > 2
     figure, axes = _new_figure(1, 1, size=(8.8 if many else 6.4, 4.0))
     axis = axes[0, 0]
-    spare = [colour for colour in sns.color_palette("deep").as_hex() if colour not in ARM_COLOURS.values()]
+    # its blue and green would be taken for those of the arms
+    spare = [colour for number, colour in enumerate(sns.color_palette("deep").as_hex()) if number not in (0, 2)]
     for number, (label, rows) in enumerate(runs.items()):
         colour = ARM_COLOURS.get(label, spare[number % len(spare)])
         train, validation = rows.dropna(subset="train_loss"), rows.dropna(subset="val_loss")
