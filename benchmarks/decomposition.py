@@ -3,7 +3,6 @@
 python benchmarks/decomposition.py
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +14,9 @@ from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 
 from hyperconv import CoordinateMLP, cli, functional
+from hyperconv.training.fit import keep_freed_memory
 
-_CHANNELS, _SIDES, _KERNELS, _BATCH = (32, 64, 128, 256, 512), (4, 7, 14, 28), (3, 5, 7), 16
+_CHANNELS, _SIDES, _KERNELS, _STRIDES, _BATCH = (32, 64, 128, 256, 512), (4, 7, 14, 28), (3, 5, 7), (1, 2), 16
 _MOST_PRODUCTS = 5e9
 
 
@@ -35,8 +35,11 @@ class Decomposition:
     json: str | None = None
 
 
-def sides(channels: int, side: int, size: int, hidden: int) -> tuple[Tensor, dict[str, Callable[[], None]]]:
-    generator = CoordinateMLP((channels, channels, size, size), hidden=(16, 16, hidden))
+def sides(
+    channels: int, side: int, size: int, stride: int, hidden: int
+) -> tuple[Tensor, dict[str, Callable[[], None]]]:
+    """A strided convolution has twice as many output channels, as in residual networks."""
+    generator = CoordinateMLP((channels * stride, channels, size, size), hidden=(16, 16, hidden))
     images = torch.randn(_BATCH, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
     stored = nn.Parameter(generator().detach().clone())
 
@@ -44,34 +47,35 @@ def sides(channels: int, side: int, size: int, hidden: int) -> tuple[Tensor, dic
         return lambda: torch.autograd.grad(convolve().square().mean(), [*parameters, images]) and None
 
     learned = list(generator.parameters())
-    built = partial(functional.convolution, images, padding="same")
+    settings = {"stride": stride, "padding": size // 2}
+    built = partial(functional.convolution, images, **settings)
     return images, {
         "stored": step(lambda: built(stored), [stored]),
         "built": step(lambda: built(generator()), learned),
         "decomposed": step(
-            lambda: functional.decomposed_convolution(images, *generator.filters(None), padding="same"), learned
+            lambda: functional.decomposed_convolution(images, *generator.filters(None), **settings), learned
         ),
     }
 
 
 def main(settings: Decomposition) -> None:
     torch.manual_seed(0)
+    keep_freed_memory()  # as in main.py's training
     rows, figures = [], {}
-    for channels, side, size in product(_CHANNELS, _SIDES, _KERNELS):
-        if _BATCH * (channels * side * size) ** 2 > _MOST_PRODUCTS:
+    for stride, channels, side, size in product(_STRIDES, _CHANNELS, _SIDES, _KERNELS):
+        if _BATCH * (channels * side * size) ** 2 / stride > _MOST_PRODUCTS:
             continue
-        images, timed = sides(channels, side, size, settings.hidden)
+        images, timed = sides(channels, side, size, stride, settings.hidden)
         seconds = alternate(timed, settings.rounds)
         ratios = {name: ratio(seconds[name], seconds["stored"]) for name in ("built", "decomposed")}
-        shape = (channels, channels, size, size)
-        chosen = functional.decomposition_pays(images, shape, settings.hidden + 1)
-        name = f"{channels} channels, k {size}, {_BATCH}x{side}x{side}"
+        shape = (channels * stride, channels, size, size)
+        strides, pads = (stride, stride), (size // 2, size // 2)
+        chosen = functional.decomposition_pays(images, shape, settings.hidden + 1, strides, pads)
+        name = f"{channels} to {channels * stride} channels, k {size}, {_BATCH}x{side}x{side}"
         stored = f"{quartiles(seconds['stored'])[1] * 1e3:.1f}"
         rows.append((name, stored, *(spread(each, 2) for each in ratios.values()), "decomposed" if chosen else "built"))
         milliseconds = {way: quartiles(times)[1] * 1e3 for way, times in seconds.items()}
-        positions = _BATCH * math.prod(images.shape[2:])
-        figures[name] = {**ratios, "milliseconds": milliseconds, "chosen": chosen}
-        figures[name] |= {"channels": channels, "taps": size * size, "positions": positions}
+        figures[name] = {**ratios, "milliseconds": milliseconds, "chosen": chosen, "shape": shape, "side": side}
     columns = ("convolution, images", "stored, ms", "built", "decomposed", "the layer's choice")
     title = f"Training step to that of a stored kernel, {settings.hidden + 1} filters: ratio (quartiles)"
     report(title, columns, rows, figures, settings.json)

@@ -123,8 +123,8 @@ def decomposed_convolution(
 ) -> Tensor:
     """Convolve with ``sum_f mixing[o, f, i] filters[f]`` without ever building that kernel.
 
-    Every channel is filtered by each of the filters, then a 1x1 convolution mixes the results. (As with the fixed
-    filters of DCFNet, Qiu et al., ICML 2018, arXiv 1802.04145.) With fewer filters than taps, that is less work.
+    Every channel is filtered by each of the filters, then a 1x1 convolution mixes the results (as with the fixed
+    filters of DCFNet, Qiu et al., ICML 2018, arXiv 1802.04145). With fewer filters than taps, that is less work.
 
     Args:
         input: ``(B, I, *S)`` or ``(I, *S)``.
@@ -153,12 +153,40 @@ def decomposed_convolution(
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"a bias of shape {tuple(bias.shape)} for {outputs} output channels")
 
-    def filtered(each: Tensor) -> Tensor:
+    if _few_pixels(input.shape[-dims:], filters.shape[1:]):
+        filtered = _filtered_in_one_product(input, filters, stride, padding, dilation)
+        return F.linear(filtered, mixing.flatten(1), bias).movedim(-1, -1 - dims)
+
+    def filtered_by(each: Tensor) -> Tensor:
         kernel = each.expand(channels, 1, *each.shape)
         return _CONVOLUTION[dims](input, kernel, None, stride, padding, dilation, channels)
 
     pointwise = mixing.flatten(1).unflatten(1, (-1, *(1,) * dims))
-    return _CONVOLUTION[dims](torch.cat([filtered(each) for each in filters], dim=-1 - dims), pointwise, bias)
+    return _CONVOLUTION[dims](torch.cat([filtered_by(each) for each in filters], dim=-1 - dims), pointwise, bias)
+
+
+def _few_pixels(image_size: Sequence[int], kernel_size: Sequence[int]) -> bool:
+    """Whether one product is faster; more than 14x14 pixels were not measured, and their matrix would be large."""
+    return math.prod(image_size) <= min(8 * math.prod(kernel_size), 14**2)
+
+
+def _filtered_in_one_product(
+    input: Tensor, filters: Tensor, stride: Sizes, padding: str | Sizes, dilation: Sizes
+) -> Tensor:
+    """Every channel filtered by each filter, ``(B, *S', F I)`` or ``(*S', F I)``.
+
+    Their responses to each pixel alone are the columns of a matrix: for few pixels, one large product is faster than
+    many small convolutions.
+    """
+    dims = filters.dim() - 1
+    pixels = math.prod(input.shape[-dims:])
+    alone = torch.eye(pixels, dtype=filters.dtype, device=filters.device).view(pixels, 1, *input.shape[-dims:])
+    responses = _CONVOLUTION[dims](alone, filters.unsqueeze(1), None, stride, padding, dilation)
+    matrix = responses.flatten(2).permute(2, 1, 0).flatten(0, 1)
+    images = input.movedim(-1 - dims, -1).flatten(-1 - dims, -2)
+    # (*S' F, I): the order in which channels of filters lie side by side
+    product = torch.bmm(matrix.expand(len(images), -1, -1), images) if images.dim() > 2 else matrix @ images
+    return product.unflatten(-2, (*responses.shape[2:], -1)).flatten(-2)
 
 
 def decomposition_pays(
@@ -173,8 +201,9 @@ def decomposition_pays(
 
     Measured (``benchmarks/decomposition.py``) were training steps on a CPU, of images that lie channels last, in single
     precision, up to 7x7 taps, 12,544 output positions in a batch and 64 MiB of filtered images, of which two copies
-    exist for a moment. Beyond that, and where torch.compile or autocast are at work, the answer is no. The terms are
-    times for an input channel, in multiplications of the convolution.
+    exist for a moment. Beyond that, and where torch.compile or autocast are at work, the answer is no. Both sides of
+    the comparison are times for an input channel, in multiplications of the convolution: to mix F filtered images costs
+    what a generated kernel of F taps costs, and the taps that this spares must pay for filtering.
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
@@ -187,9 +216,11 @@ def decomposition_pays(
     positions = input.shape[0] * math.prod(_output_size(input.shape[2:], size, stride, padding, dilation))
     if taps > 49 or positions > 16 * 28**2 or filters * inputs * positions > 2**24:
         return False
-    built = taps * outputs * (positions + 215)
-    decomposed = filters * (outputs * (0.7 * positions + 360) + positions * (9.4 * taps + 120)) + 5.5e7 / inputs
-    return decomposed < built
+    if _few_pixels(input.shape[2:], size):
+        filtering, calls = math.prod(input.shape[2:]) + 150, 1e7
+    else:
+        filtering, calls = 9 * taps + 50, 5e7
+    return filters * positions * filtering + calls / inputs < (taps - filters) * outputs * (positions + 215)
 
 
 def _output_size(

@@ -1,6 +1,8 @@
 """Every backend against the loop, and every operator against its definition."""
 
 from functools import partial
+from itertools import product
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -164,19 +166,30 @@ def test_decomposed_convolution_equals_the_kernel_built(case, number, batched):
     filters = torch.randn(number, *kernel, dtype=torch.float64)
     mixing = torch.randn(outputs, number, inputs, dtype=torch.float64)
     built = torch.einsum("ofi,f...->oi...", mixing, filters)
-    for bias in (None, torch.randn(outputs, dtype=torch.float64)):
-        torch.testing.assert_close(
-            decomposed_convolution(images, filters, mixing, bias, stride, padding, dilation),
-            CONVOLUTION[len(kernel)](images, built, bias, stride, padding, dilation),
-        )
+    for bias, few in product((None, torch.randn(outputs, dtype=torch.float64)), (False, True)):
+        with patch.object(functional, "_few_pixels", lambda *_, few=few: few):
+            output = decomposed_convolution(images, filters, mixing, bias, stride, padding, dilation)
+        expected = CONVOLUTION[len(kernel)](images, built, bias, stride, padding, dilation)
+        torch.testing.assert_close(output, expected)
 
 
-def test_decomposed_convolution_is_twice_differentiable():
+@pytest.mark.parametrize("few", (False, True))
+def test_decomposed_convolution_is_twice_differentiable(few, monkeypatch):
+    monkeypatch.setattr(functional, "_few_pixels", lambda *_: few)
     shapes = (2, 2, 4, 4), (2, 3, 3), (2, 2, 2)
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     run = partial(decomposed_convolution, padding="same")
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs)
+
+
+def test_small_images_are_filtered_in_one_product(monkeypatch):
+    taken, run = [], functional._filtered_in_one_product
+    monkeypatch.setattr(functional, "_filtered_in_one_product", lambda *a: taken.append(a[0].shape[2:]) or run(*a))
+    for side, size in ((7, 3), (9, 3), (14, 5), (14, 7), (28, 15)):
+        filters, mixing = torch.zeros(2, size, size), torch.zeros(3, 2, 4)
+        decomposed_convolution(torch.zeros(1, 4, side, side), filters, mixing, padding="same")
+    assert taken == [(7, 7), (14, 14), (14, 14)]
 
 
 def unfolded_filter(images, filters, size):
