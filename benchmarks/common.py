@@ -1,6 +1,7 @@
 """Fair timing on noisy machines: every side in turn, round after round, in one process; ratios round by round."""
 
 import json
+import random
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,17 +17,27 @@ from hyperconv.files import write_whole
 
 
 def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, runs: int = 1) -> dict[str, list[float]]:
-    """Seconds a run of each side, one value a round, after two rounds to warm up."""
+    """Seconds a run of each side, one value a round, after two rounds to warm up.
+
+    The order changes from round to round: whoever comes after a side that fills the caches is slower.
+    """
     timers = {
         name: Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads()) for name, run in sides.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    order, shuffle = list(timers), random.Random(0).shuffle
     for number in range(rounds + 2):
-        for name, timer in timers.items():
-            mean = timer.timeit(runs).mean
+        shuffle(order)
+        for name in order:
+            mean = timers[name].timeit(runs).mean
             if number >= 2:
                 seconds[name].append(mean)
     return seconds
+
+
+def runs_of(run: Callable[[], Any]) -> int:
+    """As many as take a twentieth of a second, since what takes less is lost in noise."""
+    return max(1, round(0.05 / min(alternate({"": run}, 3)[""])))
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -87,6 +98,6 @@ def report(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], fi
         table.add_column(column, justify="left" if column == columns[0] else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console(width=None if Console().is_terminal else 150).print(table)
+    Console(width=None if Console().is_terminal else 160).print(table)
     if file:
         write_whole(Path(file), json.dumps({"machine": machine(), "figures": figures}, indent=1) + "\n")

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 import torchvision
-from common import alternate, quartiles, ratio, report, spread
+from common import alternate, quartiles, ratio, report, runs_of, spread
 from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 
@@ -75,11 +75,6 @@ def sides(plain: nn.Module, hyper: nn.Module, images: Tensor) -> dict[str, Calla
         for name, module in (("plain", plain), ("hyper", hyper))
     }
     return {**made, "infer baked": inference(baked, images)}
-
-
-def runs_of(run: Callable[[], None]) -> int:
-    """As many as take a twentieth of a second, since what takes less is lost in noise."""
-    return max(1, round(0.05 / min(alternate({"": run}, 3)[""])))
 
 
 def _format(images: Tensor) -> torch.memory_format:

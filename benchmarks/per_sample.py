@@ -9,11 +9,12 @@ from functools import partial
 from itertools import product
 
 import torch
-from common import alternate, peak_memory, quartiles, report
+from common import alternate, peak_memory, quartiles, ratio, report, runs_of, spread
 from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
 from hyperconv import cli, functional
+from hyperconv.training.fit import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def convolution_ways(
 
 def main(settings: PerSample) -> None:
     torch.manual_seed(0)
+    keep_freed_memory()  # as in main.py's training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cases: dict[str, dict[str, Callable]] = {}
     for batch in (16, 64, 1024):
@@ -99,14 +101,15 @@ def main(settings: PerSample) -> None:
     figures: dict[str, dict[str, dict[str, float]]] = {}
     tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for name, ways in cases.items():
-        seconds = alternate(ways, settings.rounds)
+        seconds = alternate(ways, settings.rounds, runs_of(ways["auto"]))
         median = {way: quartiles(times)[1] for way, times in seconds.items()}
         memory = {way: peak_memory(run, device) for way, run in ways.items()}
         figures[name] = {way: {"seconds": median[way], "peak bytes": memory[way]} for way in ways}
-        best = min(time for way, time in median.items() if way != "auto")
+        best = min((way for way in ways if way != "auto"), key=median.__getitem__)
+        to_best = ratio(seconds["auto"], seconds[best])
         cells = [f"{median[way] * 1e3:.1f} ms, {memory[way] / 1e6:.0f} MB" for way in ways]
         columns = ("forward and backward", *ways, "auto to best")
-        tables.setdefault(columns, []).append((name, *cells, f"{median['auto'] / best:.2f}"))
+        tables.setdefault(columns, []).append((name, *cells, spread(to_best, 2)))
     for columns, rows in tables.items():
         report(f"A kernel a sample, from {settings.hidden} numbers", columns, rows, figures, settings.json)
 
