@@ -27,6 +27,7 @@ SHARED = {
     "coordinate, SIREN": partial(CoordinateMLP, hidden=(8, 5), encoding="siren"),
     "dense": partial(DenseGenerator, hidden=(5,)),
     "chunked": partial(ChunkedGenerator, chunk_size=7),
+    "chunked, decorrelated": partial(ChunkedGenerator, chunk_size=7, norm="decorrelated"),
     "embedding": partial(EmbeddingGenerator, tile=(4, 3)),
     "low rank": partial(LowRankGenerator, rank=2),
     "started": partial(_start, generator=partial(CoordinateMLP, hidden=(8, 5))),

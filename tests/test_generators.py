@@ -186,6 +186,25 @@ def test_chunks_fill_the_kernel_exactly():
         assert generator().unique().numel() == shape[0] * shape[1]
 
 
+def test_decorrelated_chunks_are_mixtures_of_the_same_features():
+    torch.manual_seed(0)
+    plain, decorrelated = (
+        ChunkedGenerator((50, 20), chunk_size=50, norm=norm, dtype=torch.float64) for norm in ("none", "decorrelated")
+    )
+    decorrelated.load_state_dict(plain.state_dict())
+    features, made = plain._features(None), decorrelated._features(None)
+    torch.testing.assert_close(made.mean(0), torch.zeros(16, dtype=torch.float64))
+    # all of the plain generator's chunks are within reach
+    reach = torch.cat([made, torch.ones(20, 1, dtype=torch.float64)], dim=1)
+    mixing = torch.linalg.lstsq(reach, features).solution
+    torch.testing.assert_close(reach @ mixing, features)
+    strengths = torch.linalg.eigvalsh(made.mT @ made / 20)
+    before = torch.linalg.eigvalsh(torch.cov(features.mT, correction=0))
+    assert strengths[-1] / strengths[8] < 2 < 10 < before[-1] / before[8]
+    alone = ChunkedGenerator((8, 8), chunk_size=64, norm="decorrelated")
+    assert torch.autograd.grad(alone().square().sum(), alone.weight)[0].any()
+
+
 def test_static_hypernetwork_has_the_published_parameters_and_tiles_larger_kernels():
     torch.manual_seed(0)
     generator = EmbeddingGenerator((16, 16, 7, 7), embedding_dim=4)
@@ -282,6 +301,11 @@ def test_resized_kernel_is_the_same_function_with_the_same_integral():
         (lambda: DenseGenerator((3, 3), init="he"), "init must be one of torch, .*; got 'he'"),
         (lambda: DenseGenerator((3, 3), encode_context="fourier"), "encode_context must be .* got 'fourier'"),
         (lambda: ChunkedGenerator((3, 3), chunk_size=0), "chunk_size and embedding_dim must be 1 or more, got 0 and 8"),
+        (lambda: ChunkedGenerator((3, 3), norm="stateless"), "norm must be one of decorrelated, none; got 'stateless'"),
+        (
+            lambda: ChunkedGenerator((3, 3), 2, norm="decorrelated"),
+            "would drop what a context says to all chunks alike",
+        ),
         (lambda: LowRankGenerator((3,)), r"shape \(3,\) has no low-rank form"),
         (lambda: LowRankGenerator((3, 3), rank=0), "rank must be 1 or more, got 0"),
         (lambda: EmbeddingGenerator((3,)), r"shape \(3,\) has none"),

@@ -31,7 +31,7 @@ from hyperconv import (
     kernel_grid,
     resize,
 )
-from hyperconv.generators.coordinate_mlp import _decorrelation
+from hyperconv.generators.base import decorrelation
 
 HYPER = {1: HyperConv1d, 2: HyperConv2d, 3: HyperConv3d}
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -225,7 +225,7 @@ def test_standardisation_matches_its_definition(norm):
     nn.init.normal_(generator.mean)
     features = generator.trunk(generator.grid)
     if norm == "decorrelated":
-        features = features @ _decorrelation(features - features.mean(0))
+        features = features @ decorrelation(features - features.mean(0))
     raw = torch.einsum("pn,oni->oip", features, generator.head)
     standard = (raw - raw.mean(-1, keepdim=True)) / raw.var(-1, keepdim=True, correction=0).add(1e-5).sqrt()
     expected = (standard * generator.scale.mT + generator.mean.mT) * generator.kernel_std
@@ -237,7 +237,7 @@ def test_decorrelated_features_span_the_same_kernels_and_are_all_but_the_faintes
     generator = CoordinateMLP((8, 4, 5, 5), dtype=torch.float64)
     features = generator.trunk(generator.grid)
     features = features - features.mean(0)
-    decorrelated = features @ _decorrelation(features)
+    decorrelated = features @ decorrelation(features)
     assert torch.linalg.matrix_rank(torch.cat([features, decorrelated], dim=1)) == torch.linalg.matrix_rank(features)
     covariance = features.T @ features / 25
     strengths = torch.linalg.eigvalsh(covariance)

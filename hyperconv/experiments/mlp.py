@@ -32,7 +32,7 @@ MLP = Experiment(
     recipe=_RECIPE,
     # each as its validation digits like it
     arm_recipes={
-        "chunked": replace(_RECIPE, learning_rate=3e-2),
+        "chunked": replace(_RECIPE, learning_rate=2e-2),
         "per-sample": replace(_RECIPE, learning_rate=5e-3, batch_size=128),
     },
     quick_epochs=5,

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 Init = Literal["torch", "hyperfan-in", "hyperfan-out", "hyperfan"]
 Factors = tuple[Tensor, Tensor]
 Filters = tuple[Tensor, Tensor]
+VARIANCE_EPS = 1e-5
+_RIDGE = 0.03
 
 
 class Generator(nn.Module):
@@ -246,6 +248,26 @@ def reset_linear_layers(module: nn.Module) -> None:
 
 def with_constant(columns: Tensor) -> Tensor:
     return torch.cat([columns, columns.new_ones(columns.shape[0], 1)], dim=1)
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def decorrelation(centred: Tensor) -> Tensor:
+    """The matrix ``(..., F, F)`` that mixes centred features ``(..., P, F)`` into ones that hardly correlate.
+
+    Features of neighbouring taps, or of chunks, are much alike: a few directions hold nearly all of their variance, and
+    what is mixed from them learns the others a hundred times more slowly. The ridge leaves the faintest of them faint.
+    """
+    # the factorisation knows no half precision
+    wide = at_least_single(centred)
+    covariance = wide.mT @ wide / wide.shape[-2]
+    variances = covariance.diagonal(dim1=-2, dim2=-1)
+    ridge = (_RIDGE * variances.mean(dim=-1, keepdim=True) + VARIANCE_EPS).expand(variances.shape)
+    factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(ridge))
+    identity = torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device)
+    return torch.linalg.solve_triangular(factor, identity.expand(factor.shape), upper=False).mT.to(centred.dtype)
 
 
 def _kernel_std(kernel_shape: tuple[int, ...], init: Init) -> float:

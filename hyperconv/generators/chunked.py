@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from .base import Generator, Init, leaky_relu, perceptron, reset_linear_layers
+from .base import Generator, Init, decorrelation, leaky_relu, perceptron, reset_linear_layers
 from .dense import unit_contexts
+
+Norm = Literal["decorrelated", "none"]
 
 
 class ChunkedGenerator(Generator):
@@ -22,6 +25,13 @@ class ChunkedGenerator(Generator):
         chunk_size: numbers in a chunk.
         embedding_dim: width of a chunk's embedding.
         hidden: widths of the network's hidden layers (LeakyReLU 0.1).
+        norm: what is done to the features that chunks are mixed from. ``none``: nothing, as published;
+            ``decorrelated``: they are centred and decorrelated over the chunks (with a single one, that means
+            ``none``). The kernels that there are stay the same, but faint differences between chunks are learned about
+            as fast as strong ones. Not with a context, of which it would drop what it says to all chunks alike.
+
+    Raises:
+        ValueError: a shape, width or option that makes no generator.
 
     The parameters are ``embedding_dim`` a chunk, and the network's, whatever the kernel's size.
 
@@ -36,6 +46,7 @@ class ChunkedGenerator(Generator):
         chunk_size: int = 256,
         embedding_dim: int = 8,
         hidden: Sequence[int] = (16,),
+        norm: Norm = "none",
         init: Init = "torch",
         encode_context: str = "none",
         *,
@@ -45,10 +56,15 @@ class ChunkedGenerator(Generator):
         super().__init__(kernel_shape, context_dim, init, encode_context)
         if chunk_size < 1 or embedding_dim < 1:
             raise ValueError(f"chunk_size and embedding_dim must be 1 or more, got {chunk_size} and {embedding_dim}")
+        if norm not in get_args(Norm):
+            raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}; got {norm!r}")
+        if norm == "decorrelated" and context_dim is not None:
+            raise ValueError("norm 'decorrelated' would drop what a context says to all chunks alike; use 'none'")
         factory = {"device": device, "dtype": dtype}
         self.numbers = math.prod(self.kernel_shape)
         chunk_size = min(chunk_size, self.numbers)
         chunks = -(-self.numbers // chunk_size)
+        self.norm = "none" if chunks == 1 else norm
         widths = (embedding_dim + self.context_width, *hidden)
         self.embeddings = nn.Parameter(torch.empty(chunks, embedding_dim, **factory))
         self.trunk = perceptron(widths, leaky_relu, **factory)
@@ -77,7 +93,11 @@ class ChunkedGenerator(Generator):
             chunks = len(inputs)
             inputs = inputs.expand(*context.shape[:-1], -1, -1)
             inputs = torch.cat([inputs, context.unsqueeze(-2).expand(*context.shape[:-1], chunks, -1)], dim=-1)
-        return self.trunk(inputs)
+        features = self.trunk(inputs)
+        if self.norm == "none":
+            return features
+        centred = features - features.mean(dim=0)
+        return centred @ decorrelation(centred)
 
     def generate(self, context: Tensor | None) -> Tensor:
         chunks = self._features(context) @ self.weight + self.bias

@@ -11,14 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from ..coordinates import kernel_grid
-from .base import Filters, Generator, Init, leaky_relu, perceptron, reset_linear_layers, with_constant
+from .base import (
+    VARIANCE_EPS,
+    Filters,
+    Generator,
+    Init,
+    at_least_single,
+    decorrelation,
+    leaky_relu,
+    perceptron,
+    reset_linear_layers,
+    with_constant,
+)
 from .dense import unit_contexts
 
 Norm = Literal["decorrelated", "stateless", "batchnorm", "none"]
 Encoding = Literal["raw", "fourier", "siren"]
 Conditioning = Literal["concat", "film"]
-_VARIANCE_EPS = 1e-5
-_RIDGE = 0.03
 _FOURIER_WAVELENGTHS = (2, 4, 8, 16)
 _SIREN_FREQUENCY = 30.0
 
@@ -257,14 +266,14 @@ class CoordinateMLP(Generator):
         features, at_taps = self._normalized_features(positions, context)
         unit = self.kernel_std**2
         # half precision cannot hold a variance in these units
-        wide, head = _at_least_single(at_taps), _at_least_single(self.head)
+        wide, head = at_least_single(at_taps), at_least_single(self.head)
         covariance = wide.mT @ wide / (wide.shape[-2] * unit)
         if covariance.dim() > 2:
             mixed = torch.matmul(covariance.unsqueeze(1), head)
         else:
             mixed = torch.bmm(covariance.expand(len(head), -1, -1), head)
         variance = (mixed * head).sum(dim=-2, keepdim=True)
-        return features, self.scale * (variance + _VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
+        return features, self.scale * (variance + VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
 
     def _normalized_features(self, positions: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """`_normalized` features at the positions and at the taps."""
@@ -282,7 +291,7 @@ class CoordinateMLP(Generator):
         at_taps = at_taps - centre
         features = at_taps if at_grid else features - centre
         if self.norm == "decorrelated":
-            mixing = _decorrelation(at_taps)
+            mixing = decorrelation(at_taps)
             at_taps = at_taps @ mixing
             features = at_taps if at_grid else features @ mixing
         return features, at_taps
@@ -314,10 +323,6 @@ class CoordinateMLP(Generator):
         return f"{super().extra_repr()}, norm={self.norm!r}"
 
 
-def _at_least_single(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def _refill_grid(generator: CoordinateMLP, incompatible_keys: object) -> None:
     """A state dict holds no grid: on a module that was made on the meta device, nothing else would fill it."""
     generator.grid = generator._taps().to(generator.head)
@@ -326,22 +331,6 @@ def _refill_grid(generator: CoordinateMLP, incompatible_keys: object) -> None:
 class _Sine(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return torch.sin(_SIREN_FREQUENCY * input)
-
-
-def _decorrelation(at_taps: Tensor) -> Tensor:
-    """The matrix ``(..., F, F)`` that mixes centred features ``(..., P, F)`` into ones that hardly correlate.
-
-    Features of neighbouring taps are much alike: a few directions hold nearly all of their variance, and a head
-    learns the others a hundred times more slowly. The ridge leaves the faintest of them faint.
-    """
-    # the factorisation knows no half precision
-    wide = _at_least_single(at_taps)
-    covariance = wide.mT @ wide / wide.shape[-2]
-    variances = covariance.diagonal(dim1=-2, dim2=-1)
-    ridge = (_RIDGE * variances.mean(dim=-1, keepdim=True) + _VARIANCE_EPS).expand(variances.shape)
-    factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(ridge))
-    identity = torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device)
-    return torch.linalg.solve_triangular(factor, identity.expand(factor.shape), upper=False).mT.to(at_taps.dtype)
 
 
 @contextmanager
