@@ -173,6 +173,9 @@ def test_starting_at_a_kernel_is_exact_and_reset_returns_to_it():
         nn.init.normal_(next(started.generator.parameters()))
         started.reset_parameters()
         assert torch.equal(started(contexts)[0], kernel)
+    # parametrisations and pruning come as hooks
+    started.generator.register_forward_hook(lambda module, arguments, kernels: torch.full_like(kernels, 2.0))
+    assert torch.equal(started(contexts)[0], kernel + 2)
     with pytest.raises(ValueError, match=r"a kernel \(4, 3, 3\) to start at, but \(4, 3, 3, 3\)"):
         StartAtKernel(CoordinateMLP((4, 3, 3, 3)), torch.zeros(4, 3, 3))
 

@@ -184,11 +184,8 @@ class StartAtKernel(Generator):
         generator.zero_output_()
         self.start = nn.Parameter(kernel.detach().clone(), requires_grad=not frozen)
 
-    def checked(self, context: Tensor | None) -> Tensor | None:
-        return self.generator.checked(context)
-
     def generate(self, context: Tensor | None) -> Tensor:
-        return self.start + self.generator.generate(context)
+        return self.start + self.generator(context)
 
     @property
     def factor_count(self) -> int | None:
@@ -196,7 +193,7 @@ class StartAtKernel(Generator):
         return inner + 1 if inner is not None and self.generator.speaks_through("factors") else None
 
     def factors(self, context: Tensor) -> Factors:
-        coefficients, basis = self.generator.factors(context)
+        coefficients, basis = self.generator.factors(self.generator.checked(context))
         return with_constant(coefficients), torch.cat([basis, self.start.unsqueeze(0)])
 
     def reset_parameters(self) -> None:
