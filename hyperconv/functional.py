@@ -133,7 +133,8 @@ def decomposed_convolution(
         bias: ``(O,)`` or None.
 
     Returns:
-        ``(B, O, *S')`` or ``(O, *S')``, equal to `convolution` with the kernel built.
+        ``(B, O, *S')`` or ``(O, *S')``, equal to `convolution` with the kernel built, if the images are finite. It may
+        lie channels last in memory where the input does not.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -153,7 +154,7 @@ def decomposed_convolution(
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"a bias of shape {tuple(bias.shape)} for {outputs} output channels")
 
-    if _few_pixels(input.shape[-dims:], filters.shape[1:]):
+    if _few_pixels(channels, input.shape[-dims:], filters.shape[1:], stride, padding, dilation):
         filtered = _filtered_in_one_product(input, filters, stride, padding, dilation)
         return F.linear(filtered, mixing.flatten(1), bias).movedim(-1, -1 - dims)
 
@@ -165,9 +166,25 @@ def decomposed_convolution(
     return _CONVOLUTION[dims](torch.cat([filtered_by(each) for each in filters], dim=-1 - dims), pointwise, bias)
 
 
-def _few_pixels(image_size: Sequence[int], kernel_size: Sequence[int]) -> bool:
-    """Whether one product is faster; more than 14x14 pixels were not measured, and their matrix would be large."""
-    return math.prod(image_size) <= min(8 * math.prod(kernel_size), 14**2)
+def _few_pixels(
+    channels: int,
+    image_size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sizes,
+    padding: str | Sizes,
+    dilation: Sizes,
+) -> bool:
+    """Whether images are small enough for `_filtered_in_one_product`, whose matrix has their size in and out.
+
+    No more pixels than channels: the matrix's gradient, an image a time, is then no larger than the filtered images.
+    """
+    # an exported program serves images of any size
+    if torch.compiler.is_compiling():
+        return False
+    dims = len(image_size)
+    outputs = _output_size(image_size, kernel_size, _per_axis(stride, dims), padding, _per_axis(dilation, dims))
+    most = min(8 * math.prod(kernel_size), channels, 14**2)
+    return math.prod(image_size) <= most and math.prod(outputs) <= most
 
 
 def _filtered_in_one_product(
@@ -175,17 +192,18 @@ def _filtered_in_one_product(
 ) -> Tensor:
     """Every channel filtered by each filter, ``(B, *S', F I)`` or ``(*S', F I)``.
 
-    Their responses to each pixel alone are the columns of a matrix: for few pixels, one large product is faster than
-    many small convolutions.
+    The filters' responses to each pixel alone are the columns of a matrix: for few pixels, one large product is faster
+    than many small convolutions.
     """
     dims = filters.dim() - 1
-    pixels = math.prod(input.shape[-dims:])
-    alone = torch.eye(pixels, dtype=filters.dtype, device=filters.device).view(pixels, 1, *input.shape[-dims:])
+    sizes = input.shape[-dims:]
+    pixels = math.prod(sizes)
+    alone = torch.eye(pixels, dtype=filters.dtype, device=filters.device).view(pixels, 1, *sizes)
     responses = _CONVOLUTION[dims](alone, filters.unsqueeze(1), None, stride, padding, dilation)
     matrix = responses.flatten(2).permute(2, 1, 0).flatten(0, 1)
-    images = input.movedim(-1 - dims, -1).flatten(-1 - dims, -2)
-    # (*S' F, I): the order in which channels of filters lie side by side
-    product = torch.bmm(matrix.expand(len(images), -1, -1), images) if images.dim() > 2 else matrix @ images
+    images = input.flatten(-dims).mT
+    # (S' F, I): the order in which channels of filters lie side by side
+    product = torch.bmm(matrix.expand(images.shape[0], -1, -1), images) if images.dim() > 2 else matrix @ images
     return product.unflatten(-2, (*responses.shape[2:], -1)).flatten(-2)
 
 
@@ -199,11 +217,11 @@ def decomposition_pays(
 ) -> bool:
     """Whether `decomposed_convolution` is faster than to generate the kernel and convolve with it.
 
-    Measured (``benchmarks/decomposition.py``) were training steps on a CPU, of images that lie channels last, in single
+    Fitted to training steps on a CPU (``benchmarks/decomposition.py``), of images that lie channels last, in single
     precision, up to 7x7 taps, 12,544 output positions in a batch and 64 MiB of filtered images, of which two copies
-    exist for a moment. Beyond that, and where torch.compile or autocast are at work, the answer is no. Both sides of
-    the comparison are times for an input channel, in multiplications of the convolution: to mix F filtered images costs
-    what a generated kernel of F taps costs, and the taps that this spares must pay for filtering.
+    exist for a moment. Beyond these bounds, and where torch.compile or autocast are at work, the answer is no. Both
+    sides of the comparison are times for an input channel, in multiplications of the convolution: to mix F filtered
+    images costs what a generated kernel of F taps costs, and the taps that this spares must pay for filtering.
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
@@ -216,10 +234,10 @@ def decomposition_pays(
     positions = input.shape[0] * math.prod(_output_size(input.shape[2:], size, stride, padding, dilation))
     if taps > 49 or positions > 16 * 28**2 or filters * inputs * positions > 2**24:
         return False
-    if _few_pixels(input.shape[2:], size):
-        filtering, calls = math.prod(input.shape[2:]) + 150, 1e7
+    if _few_pixels(inputs, input.shape[2:], size, stride, padding, dilation):
+        filtering, calls = math.prod(input.shape[2:]) + 150, 2e7
     else:
-        filtering, calls = 9 * taps + 50, 5e7
+        filtering, calls = 8 * taps + 50, 5e7
     return filters * positions * filtering + calls / inputs < (taps - filters) * outputs * (positions + 215)
 
 

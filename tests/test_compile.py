@@ -163,3 +163,17 @@ def test_exports_at_any_batch_size(name):
     for size in (1, 5):
         arguments = inputs(size)
         torch.testing.assert_close(exported(*arguments), module(*arguments))
+
+
+class Decomposed(nn.Module):
+    def forward(self, images: torch.Tensor, filters: torch.Tensor, mixing: torch.Tensor) -> torch.Tensor:
+        return decomposed_convolution(images, filters, mixing, padding="same")
+
+
+def test_decomposed_convolution_exports_for_images_of_any_number_and_size():
+    operands = torch.randn(2, 3, 3), torch.randn(5, 2, 64)
+    dynamic = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO), None, None)
+    exported = torch.export.export(Decomposed(), (torch.randn(2, 64, 7, 7), *operands), dynamic_shapes=dynamic).module()
+    for shape in ((1, 64, 7, 7), (5, 64, 20, 13)):
+        images = torch.randn(shape)
+        torch.testing.assert_close(exported(images, *operands), Decomposed()(images, *operands), rtol=1e-4, atol=1e-4)

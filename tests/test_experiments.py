@@ -140,6 +140,7 @@ def test_generated_perceptrons_make_exactly_their_weights():
     full, chunked = full_mlp((784, 64, 10)).generator, chunked_mlp((784, 64, 10)).generator
     assert full.kernel_shape == chunked.kernel_shape == (50_816,)
     assert chunked.embeddings.shape == (100, 10)
+    assert chunked.norm == "decorrelated"
 
 
 def test_per_sample_perceptron_is_a_perceptron_of_its_own_for_every_sample():

@@ -183,13 +183,20 @@ def test_decomposed_convolution_is_twice_differentiable(few, monkeypatch):
     assert torch.autograd.gradgradcheck(run, inputs)
 
 
-def test_small_images_are_filtered_in_one_product(monkeypatch):
+def test_small_images_of_many_channels_are_filtered_in_one_product(monkeypatch):
     taken, run = [], functional._filtered_in_one_product
-    monkeypatch.setattr(functional, "_filtered_in_one_product", lambda *a: taken.append(a[0].shape[2:]) or run(*a))
-    for side, size in ((7, 3), (9, 3), (14, 5), (14, 7), (28, 15)):
-        filters, mixing = torch.zeros(2, size, size), torch.zeros(3, 2, 4)
-        decomposed_convolution(torch.zeros(1, 4, side, side), filters, mixing, padding="same")
-    assert taken == [(7, 7), (14, 14), (14, 14)]
+    monkeypatch.setattr(functional, "_filtered_in_one_product", lambda *a: taken.append(a[0].shape[1:]) or run(*a))
+    for channels, side, size, padding in (
+        (64, 7, 3, 1),
+        (196, 14, 5, 2),
+        (48, 7, 3, 1),
+        (81, 9, 3, 1),
+        (196, 14, 7, 60),
+        (256, 15, 9, 4),
+    ):
+        filters, mixing = torch.zeros(2, size, size), torch.zeros(3, 2, channels)
+        decomposed_convolution(torch.zeros(1, channels, side, side), filters, mixing, padding=padding)
+    assert taken == [(64, 7, 7), (196, 14, 14)]
 
 
 def unfolded_filter(images, filters, size):

@@ -205,7 +205,7 @@ def test_decorrelated_chunks_are_mixtures_of_the_same_features():
     before = torch.linalg.eigvalsh(torch.cov(features.mT, correction=0))
     assert strengths[-1] / strengths[8] < 2 < 10 < before[-1] / before[8]
     alone = ChunkedGenerator((8, 8), chunk_size=64, norm="decorrelated")
-    assert torch.autograd.grad(alone().square().sum(), alone.weight)[0].any()
+    torch.testing.assert_close(alone().std().item(), alone.kernel_std, rtol=0.3, atol=0.0)
 
 
 def test_static_hypernetwork_has_the_published_parameters_and_tiles_larger_kernels():

@@ -426,6 +426,15 @@ def test_decomposition_pays_for_as_many_positions_as_come_out_and_no_more_than_w
     assert not pays(small, kernel_shape=(256, 256, 9, 9))
 
 
+def test_decomposition_pays_by_the_way_that_small_images_are_filtered(monkeypatch):
+    images = torch.zeros(16, 64, 7, 7).contiguous(memory_format=torch.channels_last)
+    pays = partial(functional.decomposition_pays, images, filters=5)
+    assert pays((48, 64, 7, 7))
+    assert not pays((16, 64, 7, 7))
+    monkeypatch.setattr(functional, "_few_pixels", lambda *_: False)
+    assert not pays((48, 64, 7, 7))
+
+
 def test_narrow_channels_last_images_take_the_paired_path(monkeypatch):
     taken = []
     paired = functional._convolution_of_column_pairs

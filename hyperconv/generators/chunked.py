@@ -46,9 +46,9 @@ class ChunkedGenerator(Generator):
         chunk_size: int = 256,
         embedding_dim: int = 8,
         hidden: Sequence[int] = (16,),
-        norm: Norm = "none",
         init: Init = "torch",
         encode_context: str = "none",
+        norm: Norm = "none",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -102,3 +102,6 @@ class ChunkedGenerator(Generator):
     def generate(self, context: Tensor | None) -> Tensor:
         chunks = self._features(context) @ self.weight + self.bias
         return chunks.flatten(-2)[..., : self.numbers].unflatten(-1, self.kernel_shape)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, norm={self.norm!r}"

@@ -54,7 +54,6 @@ def chunked_mlp(widths: Sequence[int], chunks: int = 100) -> GeneratedMLP:
     """Every chunk of the weights comes from an embedding of 10, through 16 numbers and the same linear function."""
     weights = sum(inputs * outputs for inputs, outputs in pairwise(widths))
     chunk_size = math.ceil(weights / chunks)
-    # without the norm, the second half of the weights' directions is hardly learned in five epochs
     generator = partial(ChunkedGenerator, chunk_size=chunk_size, embedding_dim=10, hidden=(16,), norm="decorrelated")
     return GeneratedMLP(widths, generator)
 
