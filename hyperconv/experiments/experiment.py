@@ -1,18 +1,52 @@
-"""What an experiment is: a task, its arms, a metric and a figure. The loop over them is in `run`."""
+"""What an experiment is: a task, its arms, metrics and a figure. The loop over them is in `run`."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from ..data import Splits, load_digits
 from ..training import Recipe
-from ..training.learner import Learner, Objective
-from ..training.objectives import ACCURACY, Metric, classification
+from ..training.objectives import CLASSIFICATION, Objective
 
 Networks = Mapping[str, nn.Module]
+
+
+class Figure(NamedTuple):
+    """A test figure beside the metrics.
+
+    Attributes:
+        metric: what is measured.
+        value: how much of it.
+        at: the condition that it was measured in, e.g. ``λ=0.1``; empty if there is one only.
+    """
+
+    metric: str
+    value: float
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the networks that an experiment compares.
+
+    Attributes:
+        network: makes it, untrained; called with ``options=`` where the experiment declares options. One without
+            parameters (persistence, bicubic interpolation) is evaluated, not trained.
+        recipe: how it is trained, where not as the experiment says.
+        grid: fields of its recipe (or options) and the values that ``--tune`` tries, all combinations; of equal size for
+            every arm that is trained.
+        group: arms of one group stand in one column of tables by condition. Default: the arm's own name.
+        at_range_end: a word for each tuned setting whose chosen value ends its range.
+    """
+
+    network: Callable[..., nn.Module]
+    recipe: Recipe | None = None
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    group: str = ""
+    at_range_end: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,38 +57,39 @@ class Experiment:
         name: of ``main.py --experiment``.
         paper: who published it, where.
         task: what is learned from what, in a line.
-        minutes: that all arms take on two cores, about.
-        arms: name to a function that makes an untrained network.
-        recipe: how every arm is trained.
-        load: from the ``--data`` flag to the task's splits.
-        objective: what is minimised, and the metric.
-        metric: reported beside the loss.
+        minutes: that all arms take on two cores, about, for one seed.
+        arms: name to network, recipe and grid.
+        recipe: how every arm is trained that has no recipe of its own; a function of the options where it depends on them.
+        objective: what is minimised, what is measured, and what chooses the checkpoint.
+        options: a documented dataclass of the experiment's own flags, or None.
+        load: from the ``--data`` flag to the task's splits; called with ``fold=`` where there are folds, and with
+            ``options=`` where there are options that ``load`` names.
+        folds: into how many folds the data come; 0: they come in splits of their own.
+        collate: from a list of samples to a batch; None: data sets are indexed by whole batches.
+        evaluation_batch: samples in a batch of evaluation.
         quick_epochs: at most so many with ``--quick``.
-        arm_recipes: for arms that are trained in another way.
-        measure: further test figures of a trained arm, by name.
+        quick_samples: at most so many training samples with ``--quick``.
+        extras: of the package's, that it needs beyond ``experiments``.
+        failed_at: a training whose headline figure on validation data is no better than this has failed; None: none has.
+        measure: further test figures of a trained arm.
         figure: draws all trained arms into a file; None for their training curves.
-        learner: from an arm, a recipe and the data's name to the module, where its checkpoints must tell more than
-            the experiment and the arm.
     """
 
     name: str
     paper: str
     task: str
     minutes: int
-    arms: Mapping[str, Callable[[], nn.Module]]
-    recipe: Recipe
-    load: Callable[[str], Splits] = load_digits
-    objective: Objective = classification
-    metric: Metric = ACCURACY
+    arms: Mapping[str, Arm]
+    recipe: Recipe | Callable[[Any], Recipe]
+    objective: Objective = CLASSIFICATION
+    options: type | None = None
+    load: Callable[..., Splits] = load_digits
+    folds: int = 0
+    collate: Callable[[list[Any]], Any] | None = None
+    evaluation_batch: int = 500
     quick_epochs: int = 1
-    arm_recipes: Mapping[str, Recipe] = field(default_factory=dict)
-    measure: Callable[[nn.Module, Splits], Mapping[str, float]] = lambda network, splits: {}
+    quick_samples: int = 4000
+    extras: tuple[str, ...] = ()
+    failed_at: float | None = None
+    measure: Callable[[nn.Module, Splits], Sequence[Figure]] = lambda network, splits: ()
     figure: Callable[[Networks, Splits, Path], None] | None = None
-    learner: Callable[[Any, Recipe, str], Learner] | None = None
-
-    def untrained(self, arm: str, recipe: Recipe, data: str) -> Learner:
-        """An arm's module with new parameters."""
-        if self.learner is not None:
-            return self.learner(arm, recipe, data)
-        described = {"experiment": self.name, "arm": arm, "data": data, "recipe": asdict(recipe)}
-        return Learner(self.arms[arm](), self.objective, recipe, described)

@@ -1,27 +1,43 @@
-"""What networks are trained for."""
+"""What networks are trained for, and what they are measured by."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+import torchmetrics
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torchmetrics.classification import MulticlassAccuracy
 
 from ..data.augment import pad_and_crop
-from .learner import Batch
+
+# any structure of tensors: a tuple, a dict, a torch-geometric Batch
+Batch = Any
+# (network, batch, source of random numbers) -> the loss, a mean over the batch's samples, under that name; and for each
+# metric, under its column, what its `update` takes. In evaluation there is no source: what is random there belongs to the data
+Score = Callable[[nn.Module, Batch, torch.Generator | None], Mapping[str, Any]]
+LOSS = "loss"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The figure that is reported beside the loss.
+    """A figure over a whole split, whatever the batches that it is evaluated in.
 
     Attributes:
-        column: its name in logs and in what objectives return.
-        name: its name in tables.
+        column: its name in logs and in what a `Score` returns.
+        name: its name in results and tables.
+        make: a torchmetrics object, whose state is gathered over the split.
+        better: whether lower or higher figures are.
         percent: whether it is a fraction, to be shown as a percentage.
     """
 
     column: str
     name: str
+    make: Callable[[], torchmetrics.Metric]
+    better: Literal["lower", "higher"]
     percent: bool = False
 
     def text(self, value: float) -> str:
@@ -33,20 +49,65 @@ class Metric:
         return f"{value:.2%}" if self.percent else f"{value:.4g}"
 
 
-ACCURACY = Metric("acc", "accuracy", percent=True)
+MEAN_LOSS = Metric(LOSS, LOSS, torchmetrics.MeanMetric, "lower")
 
 
-def classification(network: nn.Module, batch: Batch, draws: torch.Generator) -> dict[str, Tensor]:
-    """Cross-entropy and accuracy on images as they are."""
+def leading_size(batch: Batch) -> int:
+    """The number of samples in a batch whose tensors all have them along their first axis.
+
+    >>> leading_size({"images": torch.zeros(5, 1, 28, 28), "labels": torch.zeros(5)})
+    5
+    """
+    return next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)).shape[0]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a network is trained for, what it is measured by, and which figure chooses its checkpoint.
+
+    Attributes:
+        score: of a batch: the loss, and what each metric takes.
+        metrics: reported beside the loss, which is one too; the first is the headline.
+        chosen_by: column of the metric on validation data, or of the loss, whose best value chooses the checkpoint.
+        samples: how many samples a batch holds.
+    """
+
+    score: Score
+    metrics: tuple[Metric, ...]
+    chosen_by: str = LOSS
+    samples: Callable[[Batch], int] = leading_size
+
+    @property
+    def all_metrics(self) -> tuple[Metric, ...]:
+        return (MEAN_LOSS, *self.metrics)
+
+    @property
+    def chooser(self) -> Metric:
+        return next(metric for metric in self.all_metrics if metric.column == self.chosen_by)
+
+
+def accuracy(classes: int, column: str = "acc") -> Metric:
+    make = partial(MulticlassAccuracy, num_classes=classes, average="micro", validate_args=False)
+    return Metric(column, "accuracy", make, "higher", percent=True)
+
+
+ACCURACY = accuracy(10)
+
+
+def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Cross-entropy, and what `accuracy` takes."""
+    return {LOSS: F.cross_entropy(logits, labels), ACCURACY.column: (logits.detach(), labels)}
+
+
+def _classification(network: nn.Module, batch: Batch, draws: torch.Generator | None) -> dict[str, Any]:
     images, labels = batch
     return scores(network(as_float(images)), labels)
 
 
-def digit_classification(network: nn.Module, batch: Batch, draws: torch.Generator) -> dict[str, Tensor]:
-    """`classification` of images, moved by up to a pixel in training: padded to 30x30, cropped to 28x28."""
+def _moved_classification(network: nn.Module, batch: Batch, draws: torch.Generator | None) -> dict[str, Any]:
     images, labels = batch
     images = as_float(images)
-    return scores(network(pad_and_crop(images, 1, draws) if network.training else images), labels)
+    return scores(network(images if draws is None else pad_and_crop(images, 1, draws)), labels)
 
 
 def as_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -54,7 +115,6 @@ def as_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return images if images.is_floating_point() else images.to(dtype) / 255
 
 
-def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy and accuracy."""
-    accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
-    return {"loss": F.cross_entropy(logits, labels), "acc": accuracy}
+CLASSIFICATION = Objective(_classification, (ACCURACY,))
+# images moved by up to a pixel in training: padded to 30x30, cropped to 28x28
+MOVED_CLASSIFICATION = Objective(_moved_classification, (ACCURACY,))
