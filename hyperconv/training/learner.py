@@ -1,23 +1,21 @@
 """Any network with what it is to achieve and how it is trained, as a LightningModule."""
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torchmetrics
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .objectives import LOSS, Batch, Objective
 from .recipes import Recipe
 
-Batch = Sequence[Tensor]
-# (network, batch, source of random numbers) -> the loss, under that name, and other figures: means over the batch
-Objective = Callable[[nn.Module, Batch, torch.Generator], Mapping[str, Tensor]]
 
-
-class NonFiniteLoss(InputError):
+class NonFiniteLoss(RuntimeError):
     """Training diverged."""
 
 
@@ -26,8 +24,8 @@ class Learner(pl.LightningModule):
 
     Args:
         network: what is trained.
-        objective: what a batch is worth to it. Its random numbers are a function of seed and step, so that a resumed
-            run draws the same, and in evaluation of the batch's number alone. ``network.training`` tells it which.
+        objective: what a batch is worth to it. The random numbers of training are a function of seed and step, so that a
+            resumed run draws the same.
         recipe: how to train.
         described: plain values that its checkpoints carry as ``hyper_parameters``.
     """
@@ -38,37 +36,48 @@ class Learner(pl.LightningModule):
         self.objective = objective
         self.recipe = recipe
         self.save_hyperparameters(dict(described))
+        self.measured = nn.ModuleDict(
+            {
+                split: torchmetrics.MetricCollection({m.column: m.make() for m in objective.all_metrics}, compute_groups=False)
+                for split in ("fitted", "val", "test")  # a ModuleDict has a `train` of its own
+            }
+        )
         self._compiled: Callable[..., Any] | None = None
 
-    def forward(self, *inputs: Any) -> Any:
-        # evaluation and a smaller last batch would each be compiled anew, for longer than they run
-        if self._compiled is not None and self.training and len(inputs[0]) == self.recipe.batch_size:
-            return self._compiled(*inputs)
-        return self.network(*inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        # evaluation would be compiled anew, for longer than it runs
+        if self._compiled is not None and self.training:
+            return self._compiled(*inputs, **named)
+        return self.network(*inputs, **named)
 
     def compile_training(self) -> None:
-        """From now on, run whole training batches through ``torch.compile``."""
+        """From now on, train through ``torch.compile``."""
         self._compiled = torch.compile(self.network.forward)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.global_step * self.trainer.world_size + self.global_rank
         draws = torch.Generator().manual_seed(((torch.initial_seed() & 0xFFFFFFFF) << 24) + step)
-        values = self.objective(self, batch, draws)
-        self._check_finite(values["loss"], "training")
-        self.log_dict({f"train_{name}": value.detach() for name, value in values.items()})
-        return values["loss"]
+        values = self.objective.score(self, batch, draws)
+        self._check_finite(values[LOSS], "training")
+        self.log(f"train_{LOSS}", values[LOSS].detach())
+        return values[LOSS]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
+        self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
-        values = self.objective(self, batch, torch.Generator().manual_seed(batch_idx))
-        self._check_finite(values["loss"], split)
-        named = {f"{split}_{name}": value for name, value in values.items()}
-        self.log_dict(named, batch_size=len(batch[0]), on_epoch=True, sync_dist=True)
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        values = self.objective.score(self, batch, None)
+        self._check_finite(values[LOSS], split)
+        samples = self.objective.samples(batch)
+        for column, metric in self.measured[split].items(keep_base=True):
+            if column == LOSS:
+                metric.update(values[LOSS].detach(), weight=samples)
+            else:
+                metric.update(*values[column])
+            self.log(f"{split}_{column}", metric, on_epoch=True, on_step=False, batch_size=samples)
 
     def _check_finite(self, loss: Tensor, where: str) -> None:
         if not loss.isfinite():
