@@ -33,20 +33,22 @@ class Arm:
     """One of the networks that an experiment compares.
 
     Attributes:
-        network: makes it, untrained; called with ``options=`` where the experiment declares options. One without
-            parameters (persistence, bicubic interpolation) is evaluated, not trained.
+        network: makes it, untrained. One without parameters (persistence, bicubic interpolation) is evaluated, not
+            trained.
         recipe: how it is trained, where not as the experiment says.
-        grid: fields of its recipe (or options) and the values that ``--tune`` tries, all combinations; of equal size for
-            every arm that is trained.
+        grid: fields of its recipe or options, and the values of each that ``--tune`` tries, in all combinations; of equal
+            size for every arm that is trained.
+        at_range_end: for each tuned setting whose chosen value ends its range, why the range ends there.
         group: arms of one group stand in one column of tables by condition. Default: the arm's own name.
-        at_range_end: a word for each tuned setting whose chosen value ends its range.
+        ignores: options that change nothing about this arm, and so are left out of what its results were got with.
     """
 
-    network: Callable[..., nn.Module]
+    network: Callable[[], nn.Module]
     recipe: Recipe | None = None
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    group: str = ""
     at_range_end: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
+    ignores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ class Experiment:
         task: what is learned from what, in a line.
         minutes: that all arms take on two cores, about, for one seed.
         arms: name to network, recipe and grid.
-        recipe: how every arm is trained that has no recipe of its own; a function of the options where it depends on them.
+        recipe: how every arm is trained that has no recipe of its own.
         objective: what is minimised, what is measured, and what chooses the checkpoint.
-        options: a documented dataclass of the experiment's own flags, or None.
-        load: from the ``--data`` flag to the task's splits; called with ``fold=`` where there are folds, and with
-            ``options=`` where there are options that ``load`` names.
+        options: a documented dataclass of the experiment's own flags, all with defaults, or None.
+        adapted: the experiment as some options make it: arms, recipe, objective, what they are to change.
+        load: from the ``--data`` flag to the task's splits; called with ``fold=`` where there are folds.
         folds: into how many folds the data come; 0: they come in splits of their own.
         collate: from a list of samples to a batch; None: data sets are indexed by whole batches.
         evaluation_batch: samples in a batch of evaluation.
@@ -80,9 +82,10 @@ class Experiment:
     task: str
     minutes: int
     arms: Mapping[str, Arm]
-    recipe: Recipe | Callable[[Any], Recipe]
+    recipe: Recipe
     objective: Objective = CLASSIFICATION
     options: type | None = None
+    adapted: Callable[["Experiment", Any], "Experiment"] | None = None
     load: Callable[..., Splits] = load_digits
     folds: int = 0
     collate: Callable[[list[Any]], Any] | None = None
@@ -93,3 +96,10 @@ class Experiment:
     failed_at: float | None = None
     measure: Callable[[nn.Module, Splits], Sequence[Figure]] = lambda network, splits: ()
     figure: Callable[[Networks, Splits, Path], None] | None = None
+
+    def with_options(self, options: Any) -> "Experiment":
+        """The experiment as ``options``, an instance of its own or None, make it."""
+        return self if options is None or self.adapted is None else self.adapted(self, options)
+
+    def recipe_of(self, arm: str) -> Recipe:
+        return self.arms[arm].recipe or self.recipe

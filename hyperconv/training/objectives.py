@@ -70,12 +70,14 @@ class Objective:
         metrics: reported beside the loss, which is one too; the first is the headline.
         chosen_by: column of the metric on validation data, or of the loss, whose best value chooses the checkpoint.
         samples: how many samples a batch holds.
+        loss: what the loss is called in figures.
     """
 
     score: Score
     metrics: tuple[Metric, ...]
     chosen_by: str = LOSS
     samples: Callable[[Batch], int] = leading_size
+    loss: str = "loss"
 
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
@@ -115,6 +117,6 @@ def as_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return images if images.is_floating_point() else images.to(dtype) / 255
 
 
-CLASSIFICATION = Objective(_classification, (ACCURACY,))
+CLASSIFICATION = Objective(_classification, (ACCURACY,), loss="cross-entropy")
 # images moved by up to a pixel in training: padded to 30x30, cropped to 28x28
-MOVED_CLASSIFICATION = Objective(_moved_classification, (ACCURACY,))
+MOVED_CLASSIFICATION = Objective(_moved_classification, (ACCURACY,), loss="cross-entropy")
