@@ -7,11 +7,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torchmetrics
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .objectives import LOSS, Batch, Objective
+from .objectives import LOSS, Batch, Measured, Objective
 from .recipes import Recipe
 
 
@@ -36,48 +35,72 @@ class Learner(pl.LightningModule):
         self.objective = objective
         self.recipe = recipe
         self.save_hyperparameters(dict(described))
-        self.measured = nn.ModuleDict(
-            {
-                split: torchmetrics.MetricCollection({m.column: m.make() for m in objective.all_metrics}, compute_groups=False)
-                for split in ("fitted", "val", "test")  # a ModuleDict has a `train` of its own
-            }
-        )
         self._compiled: Callable[..., Any] | None = None
+        # neither parameters nor state: made anew for each evaluation
+        self._measured: Measured | None = None
+        self._samples_of_whole = 0
+        self._is_whole = False
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        # evaluation would be compiled anew, for longer than it runs
-        if self._compiled is not None and self.training:
+        # evaluation and a smaller last batch would each be compiled anew, for longer than they run
+        if self._compiled is not None and self.training and self._is_whole:
             return self._compiled(*inputs, **named)
         return self.network(*inputs, **named)
 
     def compile_training(self) -> None:
-        """From now on, train through ``torch.compile``."""
+        """Until training ends, run whole training batches through ``torch.compile``."""
         self._compiled = torch.compile(self.network.forward)
 
+    def on_fit_end(self) -> None:
+        self._compiled = None
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        samples = self.objective.samples(batch)
+        if batch_idx == 0:
+            self._samples_of_whole = samples
+        self._is_whole = samples == self._samples_of_whole
         step = self.global_step * self.trainer.world_size + self.global_rank
         draws = torch.Generator().manual_seed(((torch.initial_seed() & 0xFFFFFFFF) << 24) + step)
         values = self.objective.score(self, batch, draws)
         self._check_finite(values[LOSS], "training")
-        self.log(f"train_{LOSS}", values[LOSS].detach())
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.should_stop:
+            measured = Measured(self.objective, self.device)
+            measured.update(values, samples)
+            figures = {**measured.figures(), LOSS: values[LOSS].detach()}
+            self.log_dict({f"train_{column}": value for column, value in figures.items()})
         return values[LOSS]
 
+    def on_validation_epoch_start(self) -> None:
+        self._measured = Measured(self.objective, self.device)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+        self._evaluate(batch, "validation")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_measured("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._measured = Measured(self.objective, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "test")
 
+    def on_test_epoch_end(self) -> None:
+        self._log_measured("test")
+
     def _evaluate(self, batch: Batch, split: str) -> None:
         values = self.objective.score(self, batch, None)
         self._check_finite(values[LOSS], split)
-        samples = self.objective.samples(batch)
-        for column, metric in self.measured[split].items(keep_base=True):
-            if column == LOSS:
-                metric.update(values[LOSS].detach(), weight=samples)
-            else:
-                metric.update(*values[column])
-            self.log(f"{split}_{column}", metric, on_epoch=True, on_step=False, batch_size=samples)
+        self._measured.update(values, self.objective.samples(batch))
+
+    def _log_measured(self, split: str) -> None:
+        figures, self._measured = self._measured.figures(), None
+        self.log_dict({f"{split}_{column}": value for column, value in figures.items()}, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The figures on validation data are kept with the weights that they are of."""
+        seen = self.trainer.callback_metrics.items()
+        checkpoint["figures"] = {name: float(value) for name, value in seen if name.startswith("val_")}
 
     def _check_finite(self, loss: Tensor, where: str) -> None:
         if not loss.isfinite():

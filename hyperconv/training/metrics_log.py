@@ -1,7 +1,7 @@
 """Metrics as a CSV file that survives being killed and resumed."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ class MetricsLog(Logger):
 
     Args:
         folder: where ``metrics.csv`` lies or is made.
-        metric: the column, for each split, beside the loss.
+        metrics: columns of each split.
         resume_at: keep the rows of steps before this one, drop what a killed run wrote after its last checkpoint.
     """
 
-    def __init__(self, folder: Path, metric: str, resume_at: int = 0) -> None:
+    def __init__(self, folder: Path, metrics: Sequence[str], resume_at: int = 0) -> None:
         super().__init__()
-        self.columns = ("epoch", "step", *(f"{split}_{name}" for split in SPLITS for name in ("loss", metric)))
+        self.columns = ("epoch", "step", *(f"{split}_{metric}" for split in SPLITS for metric in metrics))
         self.folder = folder
         self.path = folder / "metrics.csv"
         self._keep_rows_before(resume_at)
