@@ -3,6 +3,7 @@
 The suffix of the path that a figure is saved to chooses the format.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .files import renamed_into_place
+from .errors import InputError
+from .files import read_text, renamed_into_place
 
 ARM_COLOURS = {
     "hyper": "#1b7f5c",
@@ -73,6 +75,23 @@ def kernels(panels: Mapping[str, np.ndarray], title: str) -> Figure:
     bar.set_label("weight")
     figure.suptitle(title)
     return figure
+
+
+def read_losses(path: Path) -> pd.DataFrame:
+    """Columns epoch, step, train_loss and val_loss of a ``metrics.csv``.
+
+    Raises:
+        InputError: no table with these columns, or without losses in them.
+    """
+    try:
+        rows = pd.read_csv(io.StringIO(read_text(path)))
+        losses = rows[["epoch", "step", "train_loss", "val_loss"]].astype(float)
+    except (KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is no table of epoch, step, train_loss and val_loss: {reason}") from error
+    if losses["val_loss"].isna().all() or losses["train_loss"].isna().all():
+        raise InputError(f"{path} has no training or no validation losses yet")
+    return losses
 
 
 def training_curves(runs: Mapping[str, pd.DataFrame], title: str, loss: str = "loss") -> Figure:

@@ -1,7 +1,6 @@
 """A run's folder: made whole with its settings in it, found again to be resumed."""
 
 import shlex
-import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import yaml
 
 from ..cli import from_stored
 from ..errors import InputError
-from ..files import read_yaml, write_whole
+from ..files import read_yaml, renamed_into_place, write_whole
 from .declared import experiments
 from .settings import Run, changes, plain
 
@@ -60,11 +59,8 @@ def new_folder(settings: Run, options: Any, data: str) -> Path:
         number += 1
         folder = logs / f"{name}-{number}"
     # a run exists once its settings do, whenever it is killed
-    logs.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=logs, prefix=".new-"))
-    beside.chmod(0o755)
-    write_yaml(beside / _SETTINGS_FILE, {**(plain(settings) or {}), "options": plain(options), "splits": data})
-    beside.rename(folder)
+    with renamed_into_place(folder, folder=True) as beside:
+        write_yaml(beside / _SETTINGS_FILE, {**plain(settings), "options": options and plain(options), "splits": data})
     return folder
 
 

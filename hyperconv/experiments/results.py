@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..files import write_whole
+from ..files import read_text, write_whole
 
 FAILED = "failed"
 NOISE_METRIC = "accuracy under noise"
@@ -121,14 +121,13 @@ def read(path: Path) -> list[Result]:
     """
     if not path.exists():
         return []
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise InputError(f"{path} holds no results: expected the columns {', '.join(COLUMNS)}")
-            return [_parsed(row, f"{path}, line {reader.line_num}") for row in reader]
-    except (csv.Error, UnicodeError) as error:
-        raise InputError(f"{path} is no table of results: {error}") from error
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise InputError(f"{path} holds no results: expected the columns {', '.join(COLUMNS)}")
+        return [_parsed(row, f"{path}, line {reader.line_num}") for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _parsed(row: dict[Any, Any], place: str) -> Result:

@@ -1,12 +1,13 @@
 """The loop over an experiment's arms, seeds and folds, written once."""
 
-from collections.abc import Callable
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import nn
@@ -70,8 +71,7 @@ def run(settings: Run, options: Any = None) -> Outcome:
         _, settings, options, _ = began
     experiment, options = asked_for(settings, options)
     check_machine(settings)
-    out = Path(settings.out)
-    check_writable(out)
+    check_writable(Path(settings.out))
     splits_of = splits_loader(experiment, settings)
     trainings = _trainings(experiment, settings)
     splits = splits_of(trainings[0].fold)
@@ -79,6 +79,7 @@ def run(settings: Run, options: Any = None) -> Outcome:
         raise InputError(f"{began.folder} began with the data {began.data}, but {settings.data} now gives {splits.name}")
     folder = began.folder if began else new_folder(settings, options, splits.name)
     with locked(folder):
+        remove_leftovers(folder.parent, deep=False)
         remove_leftovers(folder)
         print(splits.note, flush=True)
         print(f"logs in {folder}; if interrupted: {hint(settings, folder)}", flush=True)
@@ -186,17 +187,11 @@ def _result(
         return done
     splits = splits_of(fold)
     recipe = recipe_for(experiment, arm, settings, len(splits.train))
-    figures: dict[tuple[str, str, str], float] = {}
     trained = train(training, experiment, recipe, settings, options, splits, place)
-    if trained.report is None:
-        figures["validation", FAILED, ""] = 1
-    else:
-        figures |= by_name(trained.report, experiment.objective)
-        if has_failed(trained.report, experiment):
-            figures["validation", FAILED, ""] = 1
+    figures = figures_of(trained, experiment)
+    if trained.report:
         measured = experiment.measure(trained.network.eval(), splits)
         figures |= {("test", figure.metric, figure.at): figure.value for figure in measured}
-    report = trained.report or Report(parameters_of(trained.network), 0, 0.0, {})
     origin = {
         "experiment": experiment.name,
         "settings": changes(settings, options, experiment.arms[arm].ignores),
@@ -206,7 +201,7 @@ def _result(
         "fold": fold,
         "data": splits.name,
     }
-    rows = rows_of(figures, origin, report, trained.operations)
+    rows = rows_of(figures, origin, trained)
     results.append(path, rows)
     return rows
 
@@ -241,7 +236,8 @@ def train(
     described = {
         "experiment": experiment.name,
         "arm": arm,
-        "options": plain(options),
+        "options": options and plain(options),
+        "settings": changes(settings, options, experiment.arms[arm].ignores),
         "data": splits.name,
         "recipe": asdict(recipe),
         "seed": seed,
@@ -257,7 +253,7 @@ def train(
         validation=validation,
         test=loader(splits.test, experiment.evaluation_batch) if test else None,
     )
-    operations = operations_a_sample(learner.network, objective, next(iter(validation)))
+    operations = operations_a_sample(learner.network, objective, validation)
     title = " ".join([arm, *([f"seed {seed}"] if len(settings.all_seeds) > 1 else [])])
     title += "" if fold is None else f", fold {fold}"
     try:
@@ -285,17 +281,17 @@ def recipe_for(experiment: Experiment, arm: str, settings: Run, samples: int) ->
     return settings.overridden(recipe, samples)
 
 
-def by_name(report: Report, objective: Objective) -> dict[tuple[str, str, str], float]:
-    """A report's figures by split, the metric's name in results, and no condition."""
-    names = {metric.column: metric.name for metric in objective.all_metrics}
-    return {(split, names[column], ""): value for (split, column), value in report.figures.items()}
-
-
-def has_failed(report: Report, experiment: Experiment) -> bool:
-    if experiment.failed_at is None:
-        return False
+def figures_of(trained: Trained, experiment: Experiment) -> dict[tuple[str, str, str], float]:
+    """A training's figures by split, the metric's name in results, and no condition; and whether it failed."""
+    if trained.report is None:
+        return {("validation", FAILED, ""): 1}
+    names = {metric.column: metric.name for metric in experiment.objective.all_metrics}
+    figures = {(split, names[column], ""): value for (split, column), value in trained.report.figures.items()}
     headline = experiment.objective.metrics[0]
-    return not is_better(report.figures["validation", headline.column], experiment.failed_at, headline)
+    reached = figures["validation", headline.name, ""]
+    if experiment.failed_at is not None and not is_better(reached, experiment.failed_at, headline):
+        figures["validation", FAILED, ""] = 1
+    return figures
 
 
 def is_better(value: float, than: float, metric: Metric) -> bool:
@@ -303,13 +299,16 @@ def is_better(value: float, than: float, metric: Metric) -> bool:
 
 
 def rows_of(
-    figures: dict[tuple[str, str, str], float], origin: dict[str, Any], report: Report, operations: int
+    figures: Mapping[tuple[str, str, str], float], origin: Mapping[str, Any], trained: Trained
 ) -> list[Result]:
+    """A row a figure; a training with a figure that is no number has failed."""
+    if not all(map(math.isfinite, figures.values())):
+        figures = {("validation", FAILED, ""): 1, **{key: value for key, value in figures.items() if math.isfinite(value)}}
     of_training = {
-        "parameters": report.parameters,
-        "operations": operations,
-        "epochs": report.epochs,
-        "seconds": round(report.seconds, 1),
+        "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
+        "operations": trained.operations,
+        "epochs": trained.report.epochs if trained.report else 0,
+        "seconds": round(trained.report.seconds, 1) if trained.report else 0.0,
         **results.provenance(),
     }
     return [
@@ -319,18 +318,18 @@ def rows_of(
 
 
 @torch.no_grad()
-def operations_a_sample(network: nn.Module, objective: Objective, batch: Batch) -> int:
-    """Multiplications and additions of all products and convolutions that evaluating a batch takes, for each sample."""
+def operations_a_sample(network: nn.Module, objective: Objective, batches: Iterable[Batch]) -> int:
+    """Multiplications and additions of products and convolutions in evaluating the first batch, for each sample."""
     was_training = network.training
-    # oneDNN's recurrent cells are not counted, torch's own are
-    with FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False):
-        objective.score(network.eval(), batch, None)
+    with torch.random.fork_rng(devices=[]):  # a loader draws from it
+        batch = next(iter(batches))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*TF32 acceleration on top of oneDNN.*")
+        # oneDNN's recurrent cells are not counted, torch's own are
+        with FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False):
+            objective.score(network.eval(), batch, None)
     network.train(was_training)
     return round(counter.get_total_flops() / objective.samples(batch))
-
-
-def parameters_of(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _draw(
@@ -340,13 +339,15 @@ def _draw(
     first = _trainings(experiment, settings)[0]
     shown = [arm for arm in experiment.arms if any((row.arm, row.seed, row.fold) == (arm, *first[1:]) for row in rows)]
     places = {arm: _place(folder, first._replace(arm=arm), settings) for arm in shown}
+    if experiment.figure is None:
+        places = {arm: place for arm, place in places.items() if any(r.parameters for r in rows if r.arm == arm)}
     if not places:
         return
     if experiment.figure:
         networks = {arm: load_trained(place / BEST) for arm, place in places.items()}
         figure = experiment.figure(networks, splits)
     else:
-        logs = {arm: pd.read_csv(place / METRICS) for arm, place in places.items()}
+        logs = {arm: plotting.read_losses(place / METRICS) for arm, place in places.items()}
         figure = plotting.training_curves(logs, f"{experiment.name} ({splits.name})", experiment.objective.loss)
     ending = "-mnist5k" if splits.name == "mnist5k" else ""
     plotting.save(figure, Path(settings.out) / f"{file_name(settings, options)}{ending}.png")

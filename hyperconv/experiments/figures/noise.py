@@ -8,7 +8,7 @@ from matplotlib.ticker import PercentFormatter
 from ...plotting import ARM_COLOURS, new_figure
 
 
-def noise_curves(curves: pd.DataFrame, digits: str) -> Figure:
+def noise_figure(curves: pd.DataFrame, digits: str) -> Figure:
     """Accuracy against the amount of noise, one panel a noise, bands of a standard deviation over repeats.
 
     Args:
