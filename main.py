@@ -1,18 +1,37 @@
-"""Train hyper and normal networks, on digits or in another experiment; see --help."""
+"""Train the networks that an experiment compares, digit classifiers first of all; see --help."""
 
-from rich.console import Console
+from collections.abc import Sequence
+from typing import Any
+
 from rich.table import Table
 
 from hyperconv import cli
-from hyperconv.experiments.declared import EXPERIMENTS
-from hyperconv.experiments.digits import digits
-from hyperconv.experiments.run import run
-from hyperconv.experiments.settings import Run
+from hyperconv.experiments.declared import experiments
+from hyperconv.experiments.extras import command_for, missing_extras
+from hyperconv.experiments.results import FAILED
+from hyperconv.experiments.run import Outcome, run
+from hyperconv.experiments.settings import Run, as_text
+from hyperconv.experiments.statistics import mean_interval
+from hyperconv.experiments.tune import tune
 
 
-def main(settings: Run) -> None:
-    console = Console(width=None if Console().is_terminal else 140)
-    console.print(_experiments() if settings.list else _figures(settings))
+def settings_for(args: Sequence[str]) -> tuple[type, ...]:
+    """What flags there are: those of every run, and those that its experiment declares."""
+    experiment = experiments().get(cli.value_of("experiment", args, Run.experiment))
+    return (Run, experiment.options) if experiment and experiment.options else (Run,)
+
+
+def main(settings: Run, options: Any = None) -> None:
+    console = cli.console()
+    if settings.list:
+        console.print(_experiments())
+    elif settings.tune:
+        console.print(_chosen(settings, options))
+    else:
+        outcome = run(settings, options)
+        console.print(_figures(outcome))
+        if all(row.metric == FAILED for row in outcome.rows):
+            raise SystemExit(1)
 
 
 def _experiments() -> Table:
@@ -20,30 +39,49 @@ def _experiments() -> Table:
     for column in ("name", "paper", "task", "arms"):
         table.add_column(column, overflow="fold")
     table.add_column("minutes", justify="right")
-    for each in (digits(Run()), *EXPERIMENTS.values()):
-        table.add_row(each.name, each.paper, each.task, ", ".join(each.arms), str(each.minutes))
+    for each in experiments().values():
+        missing = missing_extras(each)
+        needed = f" (needs more packages: {command_for(missing)})" if missing else ""
+        table.add_row(each.name, each.paper, each.task + needed, ", ".join(each.arms), str(each.minutes))
     return table
 
 
-def _figures(settings: Run) -> Table:
-    folder, arms = run(settings)
-    metric = arms[0].metric
-    table = Table(title=folder.name)
-    for column in ("arm", "parameters", "seconds", f"validation {metric.name}", f"test {metric.name}"):
-        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
-    table.add_column("checkpoint", overflow="fold")
-    for arm in arms:
-        report = arm.report
-        table.add_row(
-            arm.arm,
-            f"{report.parameters:,}",
-            f"{report.seconds:.0f}",
-            metric.text(report.val_metric),
-            metric.text(report.test_metric),
-            str(arm.checkpoint),
-        )
+def _chosen(settings: Run, options: Any) -> Table:
+    experiment, chosen = tune(settings, options)
+    metric = experiment.objective.metrics[0]
+    table = Table(title=f"{experiment.name}: the best of each grid on validation data")
+    for column in ("arm", "settings", f"validation {metric.name}", "trials", "failed trainings", "at the end of its range"):
+        table.add_column(column, overflow="fold")
+    for each in chosen:
+        ends = "; ".join(f"{name}: {why}" for name, why in each.ends.items())
+        counts = str(each.trials), str(each.failed)
+        table.add_row(each.arm, as_text(dict(each.trial)), metric.text(each.value), *counts, ends)
+    return table
+
+
+def _figures(outcome: Outcome) -> Table:
+    table = Table(title=outcome.folder.name)
+    shown = [(split, metric) for metric in outcome.experiment.objective.metrics for split in ("validation", "test")]
+    table.add_column("arm", no_wrap=True)
+    heads = [f"{split} {metric.name}" for split, metric in shown]
+    for column in ("parameters", "operations", "seconds", "trainings", "failed", *heads):
+        table.add_column(column, justify="right")
+    for arm in outcome.experiment.arms:
+        rows = [row for row in outcome.rows if row.arm == arm]
+        failed = {row.training for row in rows if row.metric == FAILED}
+        trainings = {row.training: row for row in rows}
+        first = rows[0]
+        good = [row for row in rows if row.training not in failed and not row.at]
+        seconds = sum(row.seconds for row in trainings.values()) / len(trainings)
+        cells = [f"{first.parameters:,}", f"{first.operations or 0:,}", f"{seconds:.0f}"]
+        cells += [str(len(trainings)), str(len(failed))]
+        for split, metric in shown:
+            values = [row.value for row in good if (row.split, row.metric) == (split, metric.name)]
+            interval = mean_interval(values) if len(values) > 1 else values
+            cells.append(" ± ".join(metric.text(value) for value in interval))
+        table.add_row(arm, *cells)
     return table
 
 
 if __name__ == "__main__":
-    cli.run(main, Run)
+    cli.run(main, settings_for)

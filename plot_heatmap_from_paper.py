@@ -29,14 +29,14 @@ class PaperHeatMap:
 
 
 def main(settings: PaperHeatMap) -> None:
-    plotting.heat_maps(
+    figure = plotting.heat_maps(
         DICE,
         rows=("kernel size", KERNEL_SIZES),
         columns=("$N_L$", HEAD_WIDTHS),
         value="Dice",
-        path=Path(settings.out) / f"heatmap_from_paper.{settings.format}",
         title="Hyper-convolutional U-Nets as published (Ma, Dalca, Sabuncu, WACV 2022)",
     )
+    plotting.save(figure, Path(settings.out) / f"heatmap_from_paper.{settings.format}")
 
 
 if __name__ == "__main__":

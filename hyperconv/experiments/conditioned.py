@@ -1,19 +1,20 @@
 """Digits turned by any angle, and networks that are told the angle."""
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..data import Splits
+from ..data import Splits, as_float, turned_digits
 from ..data.augment import turn
 from ..generators import ChunkedGenerator, CoordinateMLP, DenseGenerator, LowRankGenerator
 from ..training import Recipe
-from ..training.learner import Batch
-from ..training.objectives import as_float, scores
+from ..training.objectives import ACCURACY, Batch, Objective, scores
 from ..zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN
-from .experiment import Experiment
+from .experiment import Arm, Experiment, Figure, rates_around
 
 _TOLD = 2
 _DEPTHS = (2, 4, 8, 16)
@@ -21,46 +22,25 @@ _TRAINED_DEPTH = 4
 _RECIPE = Recipe("adamw", 1e-2, 1e-2, "one-cycle", batch_size=128, epochs=5, patience=None, shuffle=True)
 
 
-def turned_classification(network: nn.Module, batch: Batch, draws: torch.Generator) -> dict[str, Tensor]:
-    """Cross-entropy and accuracy on digits turned by any angle, whose cosine and sine the network is told."""
-    images, labels = batch
-    angles = torch.rand(len(images), generator=draws) * (2 * math.pi)
+def turned_classification(network: nn.Module, batch: Batch, draws: torch.Generator | None) -> dict[str, Any]:
+    """Cross-entropy and accuracy on digits turned by an angle, whose cosine and sine the network is told.
+
+    Args:
+        batch: images and labels; in evaluation, angles in radians too, which belong to the data.
+    """
+    images, labels, *held = batch
+    (angles,) = held if draws is None else (torch.rand(len(images), generator=draws) * (2 * math.pi),)
     told = torch.stack([angles.cos(), angles.sin()], dim=1).to(images.device)
     return scores(network(turn(as_float(images), angles), told), labels)
 
 
-CONDITIONED = Experiment(
-    name="conditioned",
-    paper="HyperConvFromDense, Hoopes et al., IPMI 2021; FiLM, Perez et al., AAAI 2018",
-    task="digits turned by any angle to classes: the angle makes the kernels, FiLM, more channels; or is not told",
-    minutes=10,
-    # channels such that all have about the same number of parameters
-    arms={
-        "hyper": partial(HyperCNN, 8, _TOLD),
-        "film": partial(FilmedCNN, 20, _TOLD),
-        "concatenated": partial(ConcatenatedCNN, 20, _TOLD),
-        "not-told": partial(PlainCNN, 20),
-    },
-    recipe=_RECIPE,
-    objective=turned_classification,
-    quick_epochs=5,
-)
+TURNED_CLASSIFICATION = Objective(turned_classification, (ACCURACY,), loss="cross-entropy")
 
 
-# of sizes that come out about equally accurate
-_KINDS = {
-    "dense": partial(DeepHyperCNN, generator=partial(DenseGenerator, context_dim=8, hidden=(2,))),
-    "chunked": partial(DeepHyperCNN, generator=partial(ChunkedGenerator, context_dim=8, chunk_size=64)),
-    "low-rank": partial(DeepHyperCNN, generator=partial(LowRankGenerator, context_dim=8, rank=4)),
-    "recurrent": partial(DeepHyperCNN, generator=partial(DenseGenerator, context_dim=8), recurrent=True),
-    "coordinate": partial(DeepHyperCNN, generator=partial(CoordinateMLP, context_dim=8, hidden=(32, 32, 9))),
-}
-
-
-def parameters_by_depth(network: DeepHyperCNN, splits: Splits) -> dict[str, float]:
+def parameters_by_depth(network: DeepHyperCNN, splits: Splits) -> list[Figure]:
     """Parameters that the kernels of shallower and deeper networks of this kind come from."""
     alike = partial(DeepHyperCNN, context_dim=_TOLD, **network.kind)
-    return {f"parameters of {depth} kernels": kernel_parameters(alike(depth)) for depth in _DEPTHS}
+    return [Figure("kernel parameters", kernel_parameters(alike(depth)), f"{depth} kernels") for depth in _DEPTHS]
 
 
 def kernel_parameters(network: DeepHyperCNN) -> int:
@@ -69,14 +49,48 @@ def kernel_parameters(network: DeepHyperCNN) -> int:
     return sum(p.numel() for p in {p for maker in makers if maker is not None for p in maker.parameters()})
 
 
-GENERATORS = Experiment(
-    name="generators",
-    paper="neurite, issue 57: must a kernel come from one dense layer?",
-    task=f"as conditioned, {_TRAINED_DEPTH} residual kernels of five kinds; parameters for 2 to 16 of them",
-    minutes=10,
-    arms={kind: partial(make, _TRAINED_DEPTH, _TOLD) for kind, make in _KINDS.items()},
-    recipe=_RECIPE,
-    objective=turned_classification,
-    quick_epochs=3,
-    measure=parameters_by_depth,
+def _declared(name: str, networks: Mapping[str, Callable[[], nn.Module]], **more: Any) -> Experiment:
+    return Experiment(
+        name=name,
+        minutes=10,
+        arms={arm: Arm(network, grid=rates_around(_RECIPE)) for arm, network in networks.items()},
+        recipe=_RECIPE,
+        objective=TURNED_CLASSIFICATION,
+        load=turned_digits,
+        **more,
+    )
+
+
+EXPERIMENTS = (
+    _declared(
+        "conditioned",
+        # channels such that all have about the same number of parameters
+        {
+            "hyper": partial(HyperCNN, 8, _TOLD),
+            "film": partial(FilmedCNN, 20, _TOLD),
+            "concatenated": partial(ConcatenatedCNN, 20, _TOLD),
+            "not-told": partial(PlainCNN, 20),
+        },
+        paper="HyperConvFromDense, Hoopes et al., IPMI 2021; FiLM, Perez et al., AAAI 2018",
+        task="digits turned by any angle to classes: the angle makes the kernels, FiLM, more channels; or is not told",
+        quick_epochs=5,
+    ),
+    _declared(
+        "generators",
+        # of sizes that come out about equally accurate
+        {
+            kind: partial(DeepHyperCNN, _TRAINED_DEPTH, _TOLD, **made)
+            for kind, made in {
+                "dense": {"generator": partial(DenseGenerator, context_dim=8, hidden=(2,))},
+                "chunked": {"generator": partial(ChunkedGenerator, context_dim=8, chunk_size=64)},
+                "low-rank": {"generator": partial(LowRankGenerator, context_dim=8, rank=4)},
+                "recurrent": {"generator": partial(DenseGenerator, context_dim=8), "recurrent": True},
+                "coordinate": {"generator": partial(CoordinateMLP, context_dim=8, hidden=(32, 32, 9))},
+            }.items()
+        },
+        paper="neurite, issue 57: must a kernel come from one dense layer?",
+        task=f"as conditioned, {_TRAINED_DEPTH} residual kernels of five kinds; parameters for 2 to 16 of them",
+        quick_epochs=3,
+        measure=parameters_by_depth,
+    ),
 )

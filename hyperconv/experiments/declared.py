@@ -1,14 +1,18 @@
 """Every experiment of ``main.py --experiment``."""
 
-from .conditioned import CONDITIONED, GENERATORS
-from .experiment import Experiment
-from .hyper_lstm import HYPER_LSTMS
-from .hypermorph import HYPERMORPHS
-from .mlp import MLP
-from .ode import ODE, ODE_FRAMES
-from .static import STATIC
+import importlib
+import pkgutil
+from functools import cache
 
-EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment
-    for experiment in (STATIC, MLP, CONDITIONED, GENERATORS, *HYPER_LSTMS, *HYPERMORPHS, ODE, ODE_FRAMES)
-}
+from .experiment import Experiment
+
+
+@cache
+def experiments() -> dict[str, Experiment]:
+    """By name, what the modules of this package declare as their ``EXPERIMENTS``."""
+    package = importlib.import_module(__package__)
+    modules = [
+        importlib.import_module(f"{__package__}.{module.name}") for module in pkgutil.iter_modules(package.__path__)
+    ]
+    declared = [experiment for module in modules for experiment in getattr(module, "EXPERIMENTS", ())]
+    return {experiment.name: experiment for experiment in declared}

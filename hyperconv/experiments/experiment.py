@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
 from ..data import Splits, load_digits
 from ..training import Recipe
 from ..training.objectives import CLASSIFICATION, Objective
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 Networks = Mapping[str, nn.Module]
 
@@ -51,6 +53,11 @@ class Arm:
     ignores: tuple[str, ...] = ()
 
 
+def rates_around(recipe: Recipe) -> dict[str, tuple[float, ...]]:
+    """A grid: the recipe's learning rate, the next two halves of it, and the next two doubles."""
+    return {"learning_rate": tuple(recipe.learning_rate * 2.0**power for power in range(-2, 3))}
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A published system trained on a task beside its baselines.
@@ -74,7 +81,7 @@ class Experiment:
         extras: of the package's, that it needs beyond ``experiments``.
         failed_at: a training whose headline figure on validation data is no better than this has failed; None: none has.
         measure: further test figures of a trained arm.
-        figure: draws all trained arms into a file; None for their training curves.
+        figure: of all trained arms; None for their training curves.
     """
 
     name: str
@@ -95,7 +102,7 @@ class Experiment:
     extras: tuple[str, ...] = ()
     failed_at: float | None = None
     measure: Callable[[nn.Module, Splits], Sequence[Figure]] = lambda network, splits: ()
-    figure: Callable[[Networks, Splits, Path], None] | None = None
+    figure: Callable[[Networks, Splits], "Drawing"] | None = None
 
     def with_options(self, options: Any) -> "Experiment":
         """The experiment as ``options``, an instance of its own or None, make it."""

@@ -4,30 +4,30 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .. import plotting
-from ..data import Splits, batch_loader
+from ..data import Splits, as_float, batch_loader
 from ..data.digits import CLASSES, SIDE
 from ..data.text import SYMBOLS, as_text, load_text
 from ..training import Recipe
-from ..training.learner import Batch
-from ..training.objectives import Metric, as_float, scores
+from ..training.objectives import ACCURACY, LOSS, Batch, Metric, Objective, scores
 from ..zoo.hyper_lstm import GATES, LayerNormHyperLSTM, LayerNormLSTM, PlainLSTM
-from .experiment import Experiment, Networks
+from .experiment import Arm, Experiment, Networks, rates_around
 
-BITS = Metric("bpc", "bits per character")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+BITS = Metric("bpc", "bits per character", torchmetrics.MeanMetric, "lower")
 # in an order that is the same for every digit, seed and arm
 _PERMUTATION = torch.randperm(SIDE, generator=torch.Generator().manual_seed(0))
 _CHARACTER_DIM = 32
 _STRIPS = 4
-_EVALUATION_BATCH = 500
 # hidden units for equally many parameters
 _OF_DIGITS = {"hyper": 112, "layer-norm": 132, "plain": 133}
 _OF_TEXT = {"hyper": 112, "layer-norm": 131, "plain": 131}
@@ -53,25 +53,28 @@ def character_network(cell: Cell, hidden: int) -> nn.Module:
 
 
 def rows_to_classes(
-    network: nn.Module, batch: Batch, draws: torch.Generator, order: Tensor | slice = slice(None)
-) -> dict[str, Tensor]:
+    network: nn.Module, batch: Batch, draws: torch.Generator | None, order: Tensor | slice = slice(None)
+) -> dict[str, Any]:
     """Cross-entropy and accuracy after the last row."""
     images, labels = batch
     rows = as_float(images).squeeze(1)[:, order]
     return scores(network(rows)[:, -1], labels)
 
 
-def next_character(network: nn.Module, batch: Batch, draws: torch.Generator) -> dict[str, Tensor]:
-    """Cross-entropy, and the same in bits."""
+def next_character(network: nn.Module, batch: Batch, draws: torch.Generator | None) -> dict[str, Any]:
+    """Cross-entropy, and the same in bits, with how many characters it is the mean of."""
     (codes,) = batch
     codes = codes.long()
-    loss = F.cross_entropy(network(codes[:, :-1]).flatten(0, 1), codes[:, 1:].flatten())
-    return {"loss": loss, BITS.column: loss.detach() / math.log(2)}
+    following = codes[:, 1:].flatten()
+    loss = F.cross_entropy(network(codes[:, :-1]).flatten(0, 1), following)
+    return {LOSS: loss, BITS.column: (loss.detach() / math.log(2), len(following))}
 
 
 @torch.no_grad()
-def moving_scales(networks: Networks, splits: Splits, path: Path) -> None:
+def moving_scales(networks: Networks, splits: Splits) -> "Drawing":
     """How the scales that the hyper arm generates move along the first test sequences, and the bits of all arms."""
+    from .figures import hyper_lstm as figures
+
     bits = {name: _bits(network, splits.test) for name, network in networks.items()}
     strips = []
     if "hyper" in networks:
@@ -81,29 +84,39 @@ def moving_scales(networks: Networks, splits: Splits, path: Path) -> None:
         _, scales = cell.states_and_scales(embedding(shown.long()))
         moves = torch.stack(scales, dim=1)[:, :, 0].diff(dim=1).norm(dim=-1)
         strips = [(as_text(text), move.T.numpy()) for text, move in zip(shown, moves, strict=True)]
-    plotting.moving_scales(strips, GATES, bits, path, f"Test text ({splits.name})")
+    return figures.moving_scales(strips, GATES, bits, f"Test text ({splits.name})")
 
 
 def _bits(network: nn.Module, texts: Dataset) -> float:
-    """Mean over all texts, which are equally long."""
-    total = 0.0
+    bits = BITS.make()
     for batch in batch_loader(texts, _EVALUATION_BATCH):
-        total += next_character(network, batch, torch.Generator())[BITS.column].item() * len(batch[0])
-    return total / len(texts)
+        bits.update(*next_character(network, batch, None)[BITS.column])
+    return bits.compute().item()
 
 
 def _experiment(
-    name: str, task: str, network: Callable[[Cell, int], nn.Module], widths: Mapping[str, int], **more: Any
+    name: str,
+    task: str,
+    network: Callable[[Cell, int], nn.Module],
+    widths: Mapping[str, int],
+    recipes: Mapping[str, Recipe],
+    **more: Any,
 ) -> Experiment:
     return Experiment(
         name=name,
         paper="HyperNetworks, Ha et al., ICLR 2017",
         task=f"{task}: LSTM whose weights a smaller one scales, or of as many parameters, with or without layer norm",
-        arms={arm: partial(network, CELLS[arm], widths[arm]) for arm in CELLS},
+        minutes=8,
+        arms={
+            arm: Arm(partial(network, CELLS[arm], widths[arm]), recipe, rates_around(recipe))
+            for arm, recipe in recipes.items()
+        },
+        recipe=recipes["hyper"],
         **more,
     )
 
 
+# learning rates are the best of several on validation samples, for each arm
 _ROWS = Recipe(
     "adamw",
     1e-2,
@@ -116,43 +129,27 @@ _ROWS = Recipe(
     steps_an_epoch=120,
     clip=1.0,
 )
-# learning rates are the best of several on validation samples, for each arm
-_ROWS_OF_PLAIN = {"plain": replace(_ROWS, learning_rate=2e-2)}
-_CHARACTERS = replace(_ROWS, learning_rate=4e-2, batch_size=64, epochs=8)
+_OF_ROWS = {"hyper": _ROWS, "layer-norm": _ROWS, "plain": replace(_ROWS, learning_rate=2e-2)}
+_OF_CHARACTERS = dict.fromkeys(CELLS, replace(_ROWS, learning_rate=4e-2, batch_size=64, epochs=8))
+_EVALUATION_BATCH = 500
 
-HYPER_LSTMS = (
-    _experiment(
-        "hyperlstm",
-        "rows of a digit, one after the other, to its class",
-        row_network,
-        _OF_DIGITS,
-        minutes=8,
-        recipe=_ROWS,
-        arm_recipes=_ROWS_OF_PLAIN,
-        objective=rows_to_classes,
-        quick_epochs=4,
-    ),
-    _experiment(
-        "hyperlstm-permuted",
-        "rows of a digit, in another order, to its class",
-        row_network,
-        _OF_DIGITS,
-        minutes=8,
-        recipe=_ROWS,
-        arm_recipes=_ROWS_OF_PLAIN,
-        objective=partial(rows_to_classes, order=_PERMUTATION),
-        quick_epochs=4,
-    ),
+
+def _rows(name: str, task: str, order: Tensor | slice = slice(None)) -> Experiment:
+    objective = Objective(partial(rows_to_classes, order=order), (ACCURACY,), loss="cross-entropy")
+    return _experiment(name, task, row_network, _OF_DIGITS, _OF_ROWS, objective=objective, quick_epochs=4)
+
+
+EXPERIMENTS = (
+    _rows("hyperlstm", "rows of a digit, one after the other, to its class"),
+    _rows("hyperlstm-permuted", "rows of a digit, in another order, to its class", _PERMUTATION),
     _experiment(
         "hyperlstm-characters",
         "characters of a text (a .txt file, or a folder with input.txt) to the next one",
         character_network,
         _OF_TEXT,
-        minutes=8,
-        recipe=_CHARACTERS,
+        _OF_CHARACTERS,
         load=load_text,
-        objective=next_character,
-        metric=BITS,
+        objective=Objective(next_character, (BITS,), loss="cross-entropy (nats)"),
         quick_epochs=3,
         figure=moving_scales,
     ),

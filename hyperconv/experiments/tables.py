@@ -4,19 +4,23 @@ python -m hyperconv.experiments.tables --add lightning_logs/NAME/results.csv out
 """
 
 import re
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from statistics import mean
+from typing import Any, TypeVar
 
 from .. import cli
 from ..errors import InputError
-from .declared import EXPERIMENTS
-from .results import Result, read, write, write_whole
+from ..files import read_text, write_whole
+from .declared import experiments
+from .experiment import Experiment
+from .results import FAILED, NOISE_METRIC, Result, read, with_trainings, write
+from .statistics import mean_interval
 
 Item = TypeVar("Item")
+_PRINCIPAL = "digits"
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class Tables:
     """Write the tables of README and docs anew from the gathered results.
 
     Args:
-        add: results.csv files of runs to take into the gathered ones first; a row for the same experiment, arm,
-            seed, data, split and metric replaces the old one.
+        add: results.csv files of runs to take into the gathered ones first; a training of the same experiment,
+            settings, arm, data, seeds and fold replaces the old one.
         results: the gathered results.
         pages: the files whose tables stand between <!-- table NAME --> and <!-- end -->.
     """
@@ -36,23 +40,56 @@ class Tables:
 
 
 def main(settings: Tables) -> None:
-    gathered = Path(settings.results)
-    rows = read(gathered)
+    rows = _read(settings.results)
     for name in settings.add:
-        if not Path(name).is_file():
-            raise InputError(f"there are no results {name}")
-        rows += read(Path(name))
-    latest = {(row.experiment, row.arm, row.seed, row.data, row.split, row.metric): row for row in rows}
+        rows = with_trainings(rows, _read(name))
+    check_whole(rows)
+    pages = {Path(page): with_tables(read_text(Path(page)), rows) for page in settings.pages}
     if settings.add:
-        write(gathered, latest.values())
-    for page in map(Path, settings.pages):
-        write_whole(page, with_tables(page.read_text(), list(latest.values())))
+        write(Path(settings.results), rows)
+    for page, text in pages.items():
+        write_whole(page, text)
+
+
+def _read(name: str) -> list[Result]:
+    if not Path(name).is_file():
+        raise InputError(f"there are no results {name}")
+    return read(Path(name))
+
+
+def check_whole(rows: Sequence[Result]) -> None:
+    """
+    Raises:
+        InputError: a training that did not fail lacks the headline figure of a split.
+    """
+    failed = _failed(rows)
+    there = {(row.training, row.split, row.metric) for row in rows}
+    for training in dict.fromkeys(row.training for row in rows if row.noise_seed is None):
+        experiment = experiments().get(training.experiment)
+        if experiment is None or training in failed:
+            continue
+        headline = experiment.objective.metrics[0].name
+        for split in ("validation", "test"):
+            if (training, split, headline) not in there:
+                raise InputError(
+                    f"{training.experiment}, arm {training.arm}, seed {training.seed}: no {split} {headline} among the "
+                    "results; add all rows of a training or none"
+                )
 
 
 def with_tables(text: str, rows: Sequence[Result]) -> str:
-    """``text`` with the tables between its markers made anew."""
-    made = {"accuracy": accuracy_table, "noise": noise_table, "experiments": experiments_table}
-    made |= {name: partial(further_table, name=name) for name in EXPERIMENTS}
+    """``text`` with the tables between its markers made anew.
+
+    Raises:
+        InputError: a marker of a table that there is not.
+    """
+    declared = experiments()
+    made: dict[str, Callable[[Sequence[Result]], str]] = {
+        "accuracy": partial(headline_table, of=[declared[_PRINCIPAL]]),
+        "experiments": partial(headline_table, of=[each for each in declared.values() if each.name != _PRINCIPAL]),
+        "noise": noise_table,
+        **{name: partial(further_table, of=experiment) for name, experiment in declared.items()},
+    }
 
     def anew(place: re.Match[str]) -> str:
         if place[2] not in made:
@@ -62,110 +99,115 @@ def with_tables(text: str, rows: Sequence[Result]) -> str:
     return re.sub(r"(<!-- table ([^ ]+) -->\n).*?(<!-- end -->)", anew, text, flags=re.DOTALL)
 
 
-def accuracy_table(rows: Sequence[Result]) -> str:
-    """Test accuracy of each experiment and arm over seeds."""
+def headline_table(rows: Sequence[Result], of: Sequence[Experiment]) -> str:
+    """What each arm of some experiments is measured by: mean and 95 % interval over the trainings that did not fail."""
+    failed = _failed(rows)
     lines = []
-    trained = [row for row in rows if row.experiment.startswith("digits-")]
-    for data, experiment, arm in _unique((row.data, row.experiment, row.arm) for row in trained):
-        runs = [row for row in trained if (row.data, row.experiment, row.arm) == (data, experiment, arm)]
-        test, validation = (
-            [row for row in runs if (row.split, row.metric) == (split, "accuracy")] for split in ("test", "validation")
-        )
-        seconds = statistics.mean(row.seconds for row in test)
-        epochs = "/".join(str(epoch) for epoch in sorted({row.epochs for row in test}))
-        lines.append(
-            (
-                data,
-                experiment.removeprefix("digits-"),
-                arm,
-                f"{test[0].parameters:,}",
-                _mean_sd([100 * row.value for row in test], 2),
-                _mean_sd([100 * row.value for row in validation], 2),
-                str(len(test)),
-                epochs,
-                f"{seconds:.0f}",
-            )
-        )
-    head = ("data", "recipe", "arm", "parameters", "test %", "validation %", "seeds", "epochs", "seconds")
-    return _markdown(head, lines, left=3)
+    for experiment in of:
+        own = [row for row in rows if row.experiment == experiment.name and row.noise_seed is None]
+        for data, settings, arm in _unique((row.data, row.settings, row.arm) for row in own):
+            of_arm = [row for row in own if (row.data, row.settings, row.arm) == (data, settings, arm)]
+            trainings = {row.training: row for row in of_arm}
+            good = [row for row in of_arm if row.training not in failed and not row.at]
+            last = of_arm[-1]
+            for metric in experiment.objective.metrics:
+                scale, digits = (100, 2) if metric.percent else (1, 4)
+                test, validation = (
+                    [scale * row.value for row in good if (row.split, row.metric) == (split, metric.name)]
+                    for split in ("test", "validation")
+                )
+                lines.append(
+                    (
+                        *([experiment.name] if len(of) > 1 else []),
+                        data,
+                        settings or "default",
+                        arm,
+                        metric.name + (" %" if metric.percent else ""),
+                        _interval(test, digits),
+                        _interval(validation, digits),
+                        str(len(test)),
+                        str(len({training for training in trainings if training in failed})),
+                        f"{last.parameters:,}",
+                        "" if last.operations is None else f"{last.operations:,}",
+                        "/".join(str(epochs) for epochs in sorted({row.epochs for row in good})),
+                        f"{mean(row.seconds for row in trainings.values()):.0f}",
+                    )
+                )
+    named = ["experiment"] if len(of) > 1 else []
+    counts = ["n", "failed", "parameters", "operations", "epochs", "seconds"]
+    return _markdown([*named, "data", "settings", "arm", "metric", "test", "validation", *counts], lines, len(named) + 4)
 
 
 def noise_table(rows: Sequence[Result]) -> str:
-    """Mean accuracy over 20 levels of each noise."""
-    noisy = [row for row in rows if row.experiment.startswith("noise ") and row.split == "test"]
-    noises = list(_unique(row.metric for row in noisy))
+    """Mean accuracy over the levels of each noise, over networks; each network's mean over draws counts once."""
+    noisy = [row for row in rows if row.metric == NOISE_METRIC and row.split == "test"]
+    noises = list(_unique(row.at for row in noisy))
     lines = []
-    for data, experiment, arm in _unique((row.data, row.experiment, row.arm) for row in noisy):
-        here = [row for row in noisy if (row.data, row.experiment, row.arm) == (data, experiment, arm)]
-        values = [[row.value for row in here if row.metric == noise] for noise in noises]
-        recipe = experiment.removeprefix("noise ")
-        lines.append((data, recipe, arm, *(_mean_sd(value, 3) for value in values)))
-    head = ("data", "recipe", "arm", *(noise.removeprefix("mean accuracy, ") for noise in noises))
-    return _markdown(head, lines, left=3)
+    for key in _unique((row.data, row.settings, row.arm) for row in noisy):
+        here = [row for row in noisy if (row.data, row.settings, row.arm) == key]
+        seeds = list(_unique(row.seed for row in here))
+        cells = []
+        for noise in noises:
+            of_networks = [[row.value for row in here if (row.seed, row.at) == (seed, noise)] for seed in seeds]
+            cells.append(_interval([mean(values) for values in of_networks if values], 3))
+        data, settings, arm = key
+        lines.append((data, settings or "default", arm, *cells, str(len(seeds))))
+    return _markdown(["data", "settings", "arm", *noises, "n"], lines, left=3)
 
 
-def experiments_table(rows: Sequence[Result]) -> str:
-    """What each arm of every experiment but digits is measured by."""
-    lines = []
-    for name, experiment in EXPERIMENTS.items():
-        own = [row for row in rows if row.experiment == name and row.metric == experiment.metric.name]
-        scale, digits = (100, 2) if experiment.metric.percent else (1, 4)
-        for data, arm in _unique((row.data, row.arm) for row in own):
-            runs = [row for row in own if (row.data, row.arm) == (data, arm)]
-            test, validation = ([row for row in runs if row.split == split] for split in ("test", "validation"))
-            lines.append(
-                (
-                    name,
-                    data,
-                    arm,
-                    experiment.metric.name + (" %" if experiment.metric.percent else ""),
-                    _mean_sd([scale * row.value for row in test], digits),
-                    _mean_sd([scale * row.value for row in validation], digits),
-                    f"{test[0].parameters:,}",
-                    str(len(test)),
-                    str(test[0].epochs),
-                    f"{statistics.mean(row.seconds for row in test):.0f}",
-                )
-            )
-    head = ("experiment", "data", "arm", "metric", "test", "validation", "parameters", "seeds", "epochs", "seconds")
-    return _markdown(head, lines, left=4)
+def further_table(rows: Sequence[Result], of: Experiment) -> str:
+    """Test figures of an experiment beside its metrics: by condition, arms of a group in one column; or by arm."""
+    failed = _failed(rows)
+    common = ("loss", *(metric.name for metric in of.objective.metrics))
+    further = [
+        row
+        for row in rows
+        if (row.experiment, row.split) == (of.name, "test")
+        and row.noise_seed is None
+        and row.training not in failed
+        and (row.at or row.metric not in common)
+    ]
+    if not any(row.at for row in further):
+        return _pivot([(_joined(row.data, row.settings, row.arm), row.metric, row.value) for row in further], "arm")
+
+    def column(row: Result) -> str:
+        declared = of.arms.get(row.arm)
+        return f"{row.metric}, {(declared and declared.group) or row.arm}"
+
+    return _pivot([(_joined(row.data, row.settings, row.at), column(row), row.value) for row in further], "at")
 
 
-def further_table(rows: Sequence[Result], name: str) -> str:
-    """Test figures of an experiment beside its metric; those at several values of something, value by value.
-
-    Such figures are called ``FIGURE at VALUE``, and arms that are for one value each ``ARM-VALUE``.
-    """
-    common = (EXPERIMENTS[name].metric.name, "loss")
-    further = [row for row in rows if row.experiment == name and row.split == "test" and row.metric not in common]
-    if not any(" at " in row.metric for row in further):
-        return _pivot([(f"{row.data}, {row.arm}", row.metric, row.value) for row in further], "arm")
-    cells = []
-    for row in further:
-        figure, _, place = row.metric.rpartition(" at ")
-        kind = row.arm.split("-")[0]
-        cells.append((f"{row.data}, {place}" if figure else row.data, f"{figure or row.metric}, {kind}", row.value))
-    return _pivot(cells, "at")
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _pivot(cells: Sequence[tuple[str, str, float]], corner: str) -> str:
-    """A table of (row, column, value), the mean and deviation of the values in a cell."""
+    """A table of (row, column, value): means of the values in a cell, with their intervals."""
     columns = list(_unique(column for _, column, _ in cells))
     lines = []
     for line in _unique(row for row, _, _ in cells):
         values = [[value for row, column, value in cells if (row, column) == (line, each)] for each in columns]
-        lines.append((line, *(_further(each) if each else "" for each in values)))
-    return _markdown((corner, *columns), lines, left=1)
+        lines.append((line, *map(_further, values)))
+    return _markdown([corner, *columns], lines, left=1)
 
 
 def _further(values: Sequence[float]) -> str:
-    counted = all(float(value).is_integer() for value in values) and len(set(values)) == 1
-    return f"{values[0]:,.0f}" if counted else _mean_sd(values, 3)
+    counted = len(set(values)) == 1 and float(values[0]).is_integer()
+    return f"{values[0]:,.0f}" if counted else _interval(values, 3)
 
 
-def _mean_sd(values: Sequence[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+def _interval(values: Sequence[float], digits: int) -> str:
+    """Mean and, of several values, half the width of its 95 % interval."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    interval = mean_interval(values)
+    return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
+
+
+def _failed(rows: Iterable[Result]) -> set[Any]:
+    return {row.training for row in rows if row.metric == FAILED}
 
 
 def _unique(items: Iterable[Item]) -> Iterable[Item]:
