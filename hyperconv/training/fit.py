@@ -129,7 +129,9 @@ def fit(
             (chosen,) = trainer.validate(model, loaders.validation, verbose=False)
             epochs, seconds = 0, time.monotonic() - began
             untrained = {"epoch": 0, "global_step": 0, "state_dict": model.state_dict(), "figures": chosen}
-            RenamingCheckpointIO().save_checkpoint({**untrained, "hyper_parameters": dict(model.hparams)}, folder / BEST)
+            RenamingCheckpointIO().save_checkpoint(
+                {**untrained, "hyper_parameters": dict(model.hparams)}, folder / BEST
+            )
         figures = {("validation", column): chosen[f"val_{column}"] for column in columns}
         if loaders.test is not None:
             (tested,) = trainer.test(model, loaders.test, verbose=False)

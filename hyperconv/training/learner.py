@@ -146,16 +146,3 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not isinstance(checkpoint, dict):
         raise InputError(f"the checkpoint {path} holds a {type(checkpoint).__name__}, not a training checkpoint")
     return checkpoint
-
-
-def settings_and_weights(path: str | Path, map_location: Any = "cpu") -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
-    """What a checkpoint says of its network, and the network's weights.
-
-    Raises:
-        InputError: as `read_checkpoint`; or one of the two is not in it.
-    """
-    checkpoint = read_checkpoint(path, map_location)
-    settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
-    if not isinstance(settings, Mapping) or not isinstance(weights, Mapping):
-        raise InputError(f"{path} is no checkpoint of this package: no hyper_parameters or state_dict")
-    return settings, weights

@@ -1,5 +1,6 @@
 """What networks are trained for, and what they are measured by."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +56,8 @@ class Metric:
         >>> ACCURACY.is_better(0.99, 0.98), ACCURACY.is_better(0.98, 0.98)
         (True, False)
         """
+        if math.isnan(than):
+            return not math.isnan(value)
         return value > than if self.better == "higher" else value < than
 
 

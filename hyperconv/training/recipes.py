@@ -35,4 +35,3 @@ class Recipe:
         while batch_size > 16 and count // batch_size < self.steps_an_epoch:
             batch_size //= 2
         return replace(self, batch_size=batch_size)
-
