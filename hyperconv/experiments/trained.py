@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..cli import from_stored
 from ..errors import InputError
-from ..training.learner import read_checkpoint
+from ..training.checkpoints import check_tensors, read_checkpoint
 from .declared import experiments
 from .experiment import Experiment
 
@@ -115,22 +115,11 @@ def _made(network: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn
     numbers = sum(weight.numel() for weight in weights.values())
     expected = outline(network, 2 * len(weights) + _SPARE_PARAMETERS, numbers + _LARGEST_BUFFERS).state_dict()
     weights = _of_network(weights, expected)
-    for name, tensor in expected.items():
-        if name not in weights:
-            raise InputError(f"it lacks {name}")
-        if (tensor.shape, tensor.dtype) != (weights[name].shape, weights[name].dtype):
-            raise InputError(f"its {name} is {_kind(weights[name])}, not {_kind(tensor)}")
-    extra = weights.keys() - expected.keys()
-    if extra:
-        raise InputError(f"it has a {min(extra)} too many")
+    check_tensors(weights, expected)
     with torch.random.fork_rng(devices=[]):
         made = network()
     made.load_state_dict(weights)
     return made.to(next(iter(weights.values())).device) if weights else made
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{'x'.join(map(str, tensor.shape)) or 'one number'} of {tensor.dtype}".replace("torch.", "")
 
 
 def _of_network(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import logging
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -18,13 +19,12 @@ from torch.utils.data import DataLoader
 
 from ..errors import InputError
 from ..files import renamed_into_place
-from .learner import Learner, read_checkpoint
+from .checkpoints import BEST, LAST, check_resumable, read_checkpoint
+from .learner import Learner
 from .metrics_log import MetricsLog
 from .objectives import Metric
 from .progress import RunProgress
 
-BEST = "best.ckpt"
-LAST = "last.ckpt"
 # mallopt's names for them
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -93,7 +93,7 @@ def fit(
     is_trained = any(parameter.requires_grad for parameter in model.parameters())
     last = folder / LAST
     resume_from = last if resume and is_trained and last.exists() else None
-    resume_at = _step_of(last, model) if resume_from else 0
+    steps_an_epoch = max(1, len(loaders.train) // trainer_options.get("devices", 1))
     with warnings.catch_warnings():
         _silence_lightning()
         trainer = pl.Trainer(
@@ -104,8 +104,8 @@ def fit(
                 CompileTraining(compile),
                 Checkpoints(folder, objective.chooser, recipe.patience),
             ],
-            logger=MetricsLog(folder, columns, resume_at),
-            log_every_n_steps=max(1, min(50, len(loaders.train) // trainer_options.get("devices", 1))),
+            log_every_n_steps=min(50, steps_an_epoch),
+            logger=False,
             num_sanity_val_steps=0,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -114,6 +114,8 @@ def fit(
             plugins=[RenamingCheckpointIO()],
             **trainer_options,
         )
+        resume_at = check_resumable(folder, model, trainer, steps_an_epoch) if resume_from else 0
+        trainer.logger = MetricsLog(folder, columns, resume_at)
         if is_trained:
             try:
                 trainer.fit(model, loaders.train, loaders.validation, ckpt_path=resume_from, weights_only=True)
@@ -185,7 +187,7 @@ class Checkpoints(pl.Callback):
         self.folder = folder
         self.chooser = chooser
         self.patience = patience
-        self.best: float | None = None
+        self.best = math.nan
         self.waited = 0
         self.seconds = 0.0
 
@@ -203,7 +205,7 @@ class Checkpoints(pl.Callback):
         now = time.monotonic()
         self.seconds, self._last_look = self.seconds + now - self._last_look, now
         value = float(trainer.callback_metrics[f"val_{self.chooser.column}"])
-        if self.best is None or self.chooser.is_better(value, self.best):
+        if trainer.current_epoch == 0 or self.chooser.is_better(value, self.best):
             self.best, self.waited = value, 0
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
         else:
@@ -213,17 +215,6 @@ class Checkpoints(pl.Callback):
 
     def _has_waited(self) -> bool:
         return self.patience is not None and self.waited >= self.patience
-
-
-def _step_of(last: Path, model: Learner) -> int:
-    """The step that a ``last.ckpt`` of this model was saved at."""
-    checkpoint = read_checkpoint(last)
-    try:
-        model.load_state_dict(checkpoint["state_dict"])
-        return checkpoint["global_step"]
-    except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise InputError(f"{last} is no checkpoint that this run can continue from: {reason}") from error
 
 
 def keep_freed_memory() -> None:

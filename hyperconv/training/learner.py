@@ -1,15 +1,14 @@
 """Any network with what it is to achieve and how it is trained, as a LightningModule."""
 
-import pickle
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from ..errors import InputError
 from .objectives import LOSS, Batch, Measured, Objective
 from .recipes import Recipe
 
@@ -23,8 +22,8 @@ class Learner(pl.LightningModule):
 
     Args:
         network: what is trained.
-        objective: what a batch is worth to it. The random numbers of training are a function of seed and step, so that a
-            resumed run draws the same.
+        objective: what a batch is worth to it. The random numbers of training are a function of seed and step, so that
+            a resumed run draws the same.
         recipe: how to train.
         described: plain values that its checkpoints carry as ``hyper_parameters``.
     """
@@ -110,39 +109,22 @@ class Learner(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
+        optimizer, schedule = self.optimizer_and_schedule(
+            int(self.trainer.estimated_stepping_batches), self.trainer.precision
+        )
+        if schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_and_schedule(self, steps: int, precision: str) -> tuple[Optimizer, LRScheduler | None]:
+        """What the recipe asks for, over so many steps in all."""
         recipe = self.recipe
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         # a fused step undoes the loss's scaling itself, which is too late for the norm to be known
-        fused = recipe.clip is None or self.trainer.precision != "16-mixed"
+        fused = recipe.clip is None or precision != "16-mixed"
         optimizer = kinds[recipe.optimizer](
             self.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
         )
         if recipe.schedule == "constant":
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint as tensors and plain values only.
-
-    Raises:
-        InputError: a file that is missing, empty, truncated, no checkpoint, or that would run code if loaded.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}; train one with main.py or give another path")
-    if path.stat().st_size == 0:
-        raise InputError(f"the checkpoint {path} is empty; train again or give another path")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
-            reason = "it holds more than tensors and plain values, so loading it could run code: refused"
-        else:
-            reason = f"it is truncated, damaged or no checkpoint ({str(error).splitlines()[0][:100]})"
-        raise InputError(f"the checkpoint {path} cannot be loaded: {reason}") from error
-    if not isinstance(checkpoint, dict):
-        raise InputError(f"the checkpoint {path} holds a {type(checkpoint).__name__}, not a training checkpoint")
-    return checkpoint
+            return optimizer, None
+        return optimizer, OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
