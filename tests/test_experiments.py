@@ -39,9 +39,7 @@ def few(tmp_path_factory, digits_folder):
     @functools.cache
     def splits(name):
         whole = experiments()[name].load(sources.get(name, str(digits_folder)))
-        parts = {
-            part: Subset(getattr(whole, part), torch.arange(FEW)) for part in ("train", "validation", "test")
-        }
+        parts = {part: Subset(getattr(whole, part), torch.arange(FEW)) for part in ("train", "validation", "test")}
         return replace(whole, **parts)
 
     return splits
@@ -125,7 +123,9 @@ def test_help_shows_an_experiments_own_options(capsys):
     for name, told in (("digits", True), ("mlp", False)):
         code, out, _ = run(capsys, "--experiment", name, "--help")
         assert code == 0
-        assert ("--kernel_size" in out and "widths of the kernel generators' hidden layers" in " ".join(out.split())) is told
+        assert (
+            "--kernel_size" in out and "widths of the kernel generators' hidden layers" in " ".join(out.split())
+        ) is told
         assert "--learning_rate" in out
 
 
@@ -151,7 +151,12 @@ def test_the_robust_recipe_is_that_of_the_shipped_pair():
     assert generator.norm == "stateless"
     for arm in ("hyper", "normal"):
         recipe = digits.recipe_of(arm)
-        assert (recipe.optimizer, recipe.schedule, recipe.epochs, recipe.learning_rate) == ("adamw", "one-cycle", 2, 3e-3)
+        assert (recipe.optimizer, recipe.schedule, recipe.epochs, recipe.learning_rate) == (
+            "adamw",
+            "one-cycle",
+            2,
+            3e-3,
+        )
 
 
 @pytest.fixture(scope="session")
