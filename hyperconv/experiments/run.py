@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +78,9 @@ def run(settings: Run, options: Any = None) -> Outcome:
     trainings = _trainings(experiment, settings)
     splits = splits_of(trainings[0].fold)
     if began and splits.name != began.data:
-        raise InputError(f"{began.folder} began with the data {began.data}, but {settings.data} now gives {splits.name}")
+        raise InputError(
+            f"{began.folder} began with the data {began.data}, but {settings.data} now gives {splits.name}"
+        )
     folder = began.folder if began else new_folder(settings, options, splits.name)
     with locked(folder):
         remove_leftovers(folder.parent, deep=False)
@@ -144,7 +146,7 @@ def check_machine(settings: Run) -> None:
 def splits_loader(experiment: Experiment, settings: Run) -> _SplitsOf:
     """From a fold, or None where there are none, to its splits."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def splits_of(fold: int | None) -> Splits:
         load = experiment.load if fold is None else partial(experiment.load, fold=fold)
         try:
@@ -294,12 +296,13 @@ def figures_of(trained: Trained, experiment: Experiment) -> dict[tuple[str, str,
     return figures
 
 
-def rows_of(
-    figures: Mapping[tuple[str, str, str], float], origin: Mapping[str, Any], trained: Trained
-) -> list[Result]:
+def rows_of(figures: Mapping[tuple[str, str, str], float], origin: Mapping[str, Any], trained: Trained) -> list[Result]:
     """A row a figure; a training with a figure that is no number has failed."""
     if not all(map(math.isfinite, figures.values())):
-        figures = {("validation", FAILED, ""): 1, **{key: value for key, value in figures.items() if math.isfinite(value)}}
+        figures = {
+            ("validation", FAILED, ""): 1,
+            **{key: value for key, value in figures.items() if math.isfinite(value)},
+        }
     of_training = {
         "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
         "operations": trained.operations,
