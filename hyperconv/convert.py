@@ -5,15 +5,15 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from .extras import needing
 from .generators import CoordinateMLP, Generator, StartAtKernel
 from .layers import (
     CachedKernel,
@@ -27,6 +27,9 @@ from .layers import (
     HyperLinear,
 )
 from .together import GeneratedTogether
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _HYPER: dict[type[nn.Module], type[HyperLayer]] = {
     nn.Conv1d: HyperConv1d,
@@ -193,7 +196,7 @@ def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
     return twin
 
 
-def cost(module: nn.Module, *inputs: Any) -> pd.DataFrame:
+def cost(module: nn.Module, *inputs: Any) -> "pd.DataFrame":
     """What the hyper layers of a network store and compute.
 
     Args:
@@ -213,6 +216,9 @@ def cost(module: nn.Module, *inputs: Any) -> pd.DataFrame:
     >>> table.loc["0", ["stored", "baked"]].tolist()
     [1744, 1600]
     """
+    with needing("experiments", "hyperconv.cost"):
+        import pandas as pd
+
     layers = {name or type(layer).__name__: layer for name, layer in _hyper_layers(module)}
     table = pd.DataFrame(
         {"stored": map(_numbers, layers.values()), "baked": map(_baked_numbers, layers.values())}, index=list(layers)

@@ -11,11 +11,14 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torchdiffeq import odeint
 
+from ..extras import needing
 from ..functional import LinearBackend, linear_per_sample
 from ..generators import DenseGenerator
 from ..layers import HyperLinear
+
+with needing("experiments", __name__):
+    from torchdiffeq import odeint
 
 Acceleration = Callable[[Tensor], Tensor]
 _FEATURES = 3
