@@ -1,15 +1,39 @@
 """What a missing package is answered with: the command that brings it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 
 
-def command_for(extra: str) -> str:
+def command_for(*extras: str) -> str:
     """
-    >>> command_for("experiments")
-    'pip install hyperconv[experiments]'
+    >>> command_for("graphs", "medical")
+    'pip install hyperconv[graphs,medical]'
     """
-    return f"pip install hyperconv[{extra}]"
+    return f"pip install hyperconv[{','.join(extras)}]"
+
+
+def missing(extras: Sequence[str]) -> list[str]:
+    """Those of the package's extras of which something is not installed; none where the package itself is not."""
+    from packaging.requirements import Requirement
+
+    try:
+        needed = [Requirement(text) for text in metadata.requires("hyperconv") or ()]
+    except metadata.PackageNotFoundError:
+        return []
+    optional = [each for each in needed if each.marker and not each.marker.evaluate({"extra": ""})]
+    return [
+        extra
+        for extra in extras
+        if not all(_is_installed(each.name) for each in optional if each.marker.evaluate({"extra": extra}))
+    ]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(metadata.distribution(package))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 @contextmanager
