@@ -187,7 +187,7 @@ def test_a_reader_that_goes_away_is_no_error():
         "def main(settings): (cli.console().print if settings.table else print)('line\\n' * settings.lines)\n"
         "cli.run(main, Settings)"
     )
-    for args in ([], ["--lines", "9999"], ["--lines", "9999", "--table"]):
+    for args in ([], ["--lines", "9999", "--table"]):
         process = script(text, *args)
         process.stdout.close()
         assert process.wait(60) == 141
