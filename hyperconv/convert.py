@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from .extras import needing
 from .generators import CoordinateMLP, Generator, StartAtKernel
@@ -248,6 +247,8 @@ def _hyper_layers(module: nn.Module) -> list[tuple[str, HyperLayer]]:
 @torch.no_grad()
 def _operations(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, int]]:
     """Operations to generate and in all, of every hyper layer, over all its calls in one call of the network."""
+    from torch.utils.flop_counter import FlopCounterMode  # brings triton
+
     network = _apart(copy.deepcopy(module).eval())
     layers = [layer for _, layer in _hyper_layers(network)]
     generate, whole = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0)
