@@ -21,12 +21,11 @@ def missing(extras: Sequence[str]) -> list[str]:
         needed = [Requirement(text) for text in metadata.requires("hyperconv") or ()]
     except metadata.PackageNotFoundError:
         return []
-    optional = [each for each in needed if each.marker and not each.marker.evaluate({"extra": ""})]
-    return [
-        extra
-        for extra in extras
-        if not all(_is_installed(each.name) for each in optional if each.marker.evaluate({"extra": extra}))
-    ]
+
+    def brings(extra: str) -> set[str]:
+        return {each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": extra})}
+
+    return [extra for extra in extras if not all(map(_is_installed, brings(extra) - brings("")))]
 
 
 def _is_installed(package: str) -> bool:

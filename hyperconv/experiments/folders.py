@@ -110,7 +110,7 @@ def _stored(path: Path) -> tuple[Run, Any, str]:
     declared = getattr(experiments().get(settings.experiment), "options", None)
     if not isinstance(data, str):
         raise InputError(f"splits must be a name, got {data!r}")
-    if not isinstance(options, dict if declared else type(None)):
+    if not isinstance(options, dict) if declared else options is not None:
         raise InputError(f"options are not those of {settings.experiment}")
     return settings, from_stored(declared, options) if declared else None, data
 

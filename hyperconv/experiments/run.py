@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -104,7 +105,7 @@ def rows_of(training: Training, settings: Run, path: Path, folder: Path, *, test
     finite = [(split, figure) for split, figure in figures if math.isfinite(figure.value)]
     if len(finite) < len(figures) or _has_failed(report, experiment):
         finite.append(("validation", Figure(FAILED, 1.0)))
-    of_training = {
+    of_training: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in learner.network.parameters()),
         "operations": operations,
         "epochs": report.epochs if report else 0,
@@ -124,12 +125,13 @@ def prepared(training: Training, folder: Path, *, test: bool = True) -> tuple[Le
     key, experiment, options, recipe, splits = training
     described = {**key._asdict(), "options": plain(options), "recipe": asdict(recipe)}
     del described["noise_seed"]
-    pl.seed_everything(key.seed, workers=True, verbose=False)
+    seed = key.seed or 0
+    pl.seed_everything(seed, workers=True, verbose=False)
     learner = Learner(experiment.arms[key.arm].network(), experiment.objective, recipe, described)
     write_yaml(folder / "hparams.yaml", {**described, "loss": experiment.objective.loss})
     loader = partial(batch_loader, collate=experiment.collate)
     return learner, Loaders(
-        train=loader(splits.train, recipe.batch_size, shuffle=recipe.shuffle, seed=key.seed, shared=True),
+        train=loader(splits.train, recipe.batch_size, shuffle=recipe.shuffle, seed=seed, shared=True),
         validation=loader(splits.validation, experiment.evaluation_batch),
         test=loader(splits.test, experiment.evaluation_batch) if test else None,
     )

@@ -123,7 +123,7 @@ def as_text(settings: dict[str, Any]) -> str:
     return " ".join(texts)
 
 
-def plain(settings: Any) -> dict[str, Any] | None:
+def plain(settings: Any) -> Any:
     """An instance of a dataclass as files hold it, tuples as lists; None for None."""
     if settings is None:
         return None

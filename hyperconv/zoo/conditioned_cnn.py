@@ -128,7 +128,7 @@ class DeepHyperCNN(nn.Module):
         channels: int = 8,
     ) -> None:
         super().__init__()
-        self.kind = {"generator": generator, "recurrent": recurrent, "channels": channels}
+        self.kind: dict[str, Any] = {"generator": generator, "recurrent": recurrent, "channels": channels}
         self.trunk = perceptron((context_dim, *_TRUNK), leaky_relu)
         self.first = nn.Conv2d(1, channels, 5, stride=2, padding=2)
         self.recurrent = None
