@@ -112,7 +112,7 @@ def parsed(settings: Sequence[type], args: Sequence[str]) -> tuple[Any, ...]:
     Raises:
         ArgumentError: a flag that is unknown or cannot have that value.
         InputError: an argument that is no UTF-8.
-        ValueError: two dataclasses that declare the same flag.
+        ValueError: two dataclasses that declare the same flag, or a boolean field that is not False by default.
     """
     for arg in args:
         _check_text(arg)
@@ -153,6 +153,8 @@ def from_stored(settings: type[Settings], stored: dict[str, Any]) -> Settings:
             raise InputError(f"{name} must be true or false, got {value!r}")
         if get_origin(hints.get(name)) is tuple and not isinstance(value, list):
             raise InputError(f"{name} must be a list, got {value!r}")
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{name} has a character that no path can have, in {value!r}")
     try:
         return _made(settings, vars(_parser([settings]).parse_object(stored)))
     except (ArgumentError, TypeError) as error:
@@ -193,6 +195,8 @@ def _parser(settings: Sequence[type]) -> ArgumentParser:
 def _kind(field: Field, hint: Any) -> dict[str, Any]:
     default = field.default if field.default_factory is MISSING else field.default_factory()
     if hint is bool:
+        if default is not False:
+            raise ValueError(f"the flag --{field.name} takes no value, so it must be False by default")
         return {"action": "store_true"}
     given = {"required": True} if default is MISSING else {"default": default}
     if get_origin(hint) is tuple:

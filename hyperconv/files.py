@@ -31,11 +31,13 @@ _MOST_YAML_BYTES = 1 << 16
 def renamed_into_place(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place once everything is written.
 
-    Whenever the process is killed or the power fails, ``path`` is what it was before or all that was written. What a
-    killed process leaves is removed by `remove_leftovers`.
+    Whenever the process is killed or the power fails, ``path`` is what it was before or all that was written; after
+    a power cut it may be what it was before even though the block had ended. What a killed process leaves is removed
+    by `remove_leftovers`.
 
     Args:
-        folder: whether it is a folder, made empty, that takes the place of none or an empty one.
+        folder: whether it is a folder, made empty, that takes the place of none or an empty one. Its files should be
+            written through this function too, or a power cut may empty them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{_PARTIAL}{secrets.token_hex(4)}-{path.name}")
@@ -181,8 +183,10 @@ def _claimed(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # for processes forked meanwhile too
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # in processes forked meanwhile too
     finally:
         os.close(descriptor)
 

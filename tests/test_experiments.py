@@ -13,10 +13,11 @@ from writers import write_hippocampus
 from hyperconv import plotting
 from hyperconv.data import batch_loader
 from hyperconv.experiments import results
+from hyperconv.experiments.asked import Training
 from hyperconv.experiments.conditioned import kernel_parameters, turned_classification
 from hyperconv.experiments.declared import experiments
 from hyperconv.experiments.digits import DigitsOptions
-from hyperconv.experiments.run import Training, recipe_for, train
+from hyperconv.experiments.run import rows_of
 from hyperconv.experiments.settings import Run, changes
 from hyperconv.experiments.trained import load_trained
 from hyperconv.experiments.tune import combinations
@@ -48,24 +49,27 @@ def few(tmp_path_factory, digits_folder):
 @pytest.mark.parametrize(("name", "arm"), EVERY_ARM, ids=lambda each: each)
 def test_every_arm_takes_a_step_is_saved_loaded_evaluated_and_drawn(tmp_path, few, name, arm):
     experiment, splits = experiments()[name], few(name)
-    settings = Run(experiment=name, epochs=1, batch_size=FEW, accelerator="cpu")
-    recipe = recipe_for(experiment, arm, settings, FEW)
     options = experiment.options() if experiment.options else None
-    trained = train(Training(arm, seed=0), experiment, recipe, settings, options, splits, tmp_path)
-    assert trained.report.epochs == 1
-    assert trained.operations > 0
+    recipe = replace(experiment.recipe_of(arm), epochs=1, batch_size=FEW)
+    key = results.TrainingKey(name, "", arm, splits.name, seed=0, noise_seed=None, fold=None)
+    settings = Run(experiment=name, accelerator="cpu")
+    training = Training(key, experiment, options, recipe, splits)
+    rows = rows_of(training, settings, tmp_path / "results.csv", tmp_path)
+    assert {row.epochs for row in rows} == {1}
+    assert rows[0].operations > 0
     network = load_trained(tmp_path / "best.ckpt")
     measured = Measured(experiment.objective)
     with torch.no_grad():
         for batch in batch_loader(splits.test, 3, collate=experiment.collate):
             measured.update(experiment.objective.score(network, batch, None), experiment.objective.samples(batch))
-    told = {column: value for (split, column), value in trained.report.figures.items() if split == "test"}
-    assert measured.figures() == pytest.approx(told, rel=1e-4, abs=1e-5)
+    told = {(row.split, row.metric): row.value for row in rows if not row.at}
+    for metric in experiment.objective.all_metrics:
+        assert measured.figures()[metric.column] == pytest.approx(told["test", metric.name], rel=1e-4, abs=1e-5)
     if experiment.figure is None:
         logged = plotting.read_losses(tmp_path / "metrics.csv")
         figure = plotting.training_curves({arm: logged}, name, experiment.objective.loss)
         (validation,) = (line for line in figure.axes[0].lines if line.get_label() == arm)
-        assert validation.get_ydata() == pytest.approx([trained.report.figures["validation", "loss"]], rel=1e-4)
+        assert validation.get_ydata() == pytest.approx([told["validation", "loss"]], rel=1e-4)
     else:
         figure = experiment.figure({arm: network}, splits)
         assert any(axis.has_data() for axis in figure.axes)
@@ -116,7 +120,7 @@ def test_a_package_that_is_missed_only_when_data_are_loaded_is_told_alike(capsys
     monkeypatch.setitem(experiments(), "scans", replace(mlp, name="scans", extras=("experiments",), load=load))
     code, _, err = run(capsys, "--experiment", "scans", "--logs", str(tmp_path / "logs"), "--out", str(tmp_path))
     assert code == 2
-    assert "scans needs the package a_package_that_there_is_not: pip install hyperconv[experiments]" in err
+    assert "scans needs a_package_that_there_is_not: pip install hyperconv[experiments]" in err
 
 
 def test_help_shows_an_experiments_own_options(capsys):
