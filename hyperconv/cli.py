@@ -35,15 +35,15 @@ Run(experiment='static', seed=0) None
 (Run(experiment='digits', seed=0), Digits(kernel_size=7, hidden=(16, 16)))
 """
 
-import contextlib
 import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 from jsonargparse import ArgumentParser
@@ -52,7 +52,10 @@ from rich.console import Console
 
 from .errors import InputError
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 # of both numpy's generators and torch's
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])
@@ -82,7 +85,7 @@ def run(
         args: instead of the process's own.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # one that something else has put there
+        if isinstance(stream, TextIOWrapper):  # and nothing that a notebook has put there
             stream.reconfigure(errors="replace")
     args = sys.argv[1:] if args is None else args
     try:
@@ -198,7 +201,7 @@ def _kind(field: Field, hint: Any) -> dict[str, Any]:
         if default is not False:
             raise ValueError(f"the flag --{field.name} takes no value, so it must be False by default")
         return {"action": "store_true"}
-    given = {"required": True} if default is MISSING else {"default": default}
+    given: dict[str, Any] = {"required": True} if default is MISSING else {"default": default}
     if get_origin(hint) is tuple:
         if default is not MISSING:
             given["default"] = list(default)

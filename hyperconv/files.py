@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -16,7 +16,7 @@ from .errors import InputError
 try:
     import fcntl
 except ImportError:  # Windows, where nothing is locked and no leftover removed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # more than this no file of data is let take of the memory
 MOST_BYTES = 1 << 30
@@ -25,6 +25,10 @@ _PARTIAL = ".partial-"
 _LOCK = ".lock"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 _MOST_YAML_BYTES = 1 << 16
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 @contextlib.contextmanager
@@ -118,7 +122,7 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
         raise InputError(f"{path} is no UTF-8 text: {error}") from error
 
 
-def read_at_most(file: IO[bytes], count: int) -> bytearray:
+def read_at_most(file: _Readable, count: int) -> bytearray:
     """The next ``count`` bytes, or all there are, in memory that grows as they come, whatever a header has promised."""
     content = bytearray()
     while piece := file.read(min(_PIECE, count - len(content))):

@@ -59,8 +59,10 @@ def loaders(recipe: Recipe = RECIPE, evaluation_batch: int = 7, test: bool = Tru
     )
 
 
-def trained(folder: Path, *, resume: bool = False, test: bool = True, seed: int = 0, **changes: Any) -> Report:
+def trained(
+    folder: Path, *, resume: bool = False, objective: Objective = CLASSIFICATION, seed: int = 0, **changes: Any
+) -> Report:
     """The report of a `learner`, trained in ``folder`` by a recipe with these changes."""
     recipe = replace(RECIPE, **changes)
-    model = learner(recipe, seed=seed)
-    return fit(model, loaders(recipe, test=test), folder, title="perceptron", resume=resume, compile="no", **ON_CPU)
+    model = learner(recipe, objective, seed=seed)
+    return fit(model, loaders(recipe), folder, title="perceptron", resume=resume, compile="no", **ON_CPU)
