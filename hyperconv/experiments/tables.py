@@ -32,7 +32,7 @@ class Tables:
 
     add: tuple[str, ...] = ()
     results: str = "lightning_logs/results.csv"
-    pages: tuple[str, ...] = ("README.md", "docs/experiments.md")
+    pages: tuple[str, ...] = ("docs/results.md", "docs/experiments.md")
 
 
 def main(settings: Tables) -> None:
