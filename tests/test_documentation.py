@@ -20,7 +20,9 @@ def text_of(page):
 
 
 def codes(page):
-    return re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
+    """The examples of a page; those that import relatively are files of the package, and not run by themselves."""
+    found = re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
+    return [code for code in found if not re.search(r"^from \.", code, re.MULTILINE)]
 
 
 def examples():
