@@ -28,6 +28,7 @@ class MNISTClassifier(Learner):
         recipe: how to train it.
         data: name of the digits that it is trained on, for logs and figures.
 
+    >>> import torch
     >>> MNISTClassifier(conv="normal", kernel_size=3)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
