@@ -2,7 +2,6 @@
 
 from functools import partial
 from itertools import product
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -167,36 +166,19 @@ def test_decomposed_convolution_equals_the_kernel_built(case, number, batched):
     mixing = torch.randn(outputs, number, inputs, dtype=torch.float64)
     built = torch.einsum("ofi,f...->oi...", mixing, filters)
     for bias, few in product((None, torch.randn(outputs, dtype=torch.float64)), (False, True)):
-        with patch.object(functional, "_few_pixels", lambda *_, few=few: few):
-            output = decomposed_convolution(images, filters, mixing, bias, stride, padding, dilation)
+        settings = (stride, padding, dilation)
+        output = decomposed_convolution(images, filters, mixing, bias, *settings, in_one_product=few)
         expected = CONVOLUTION[len(kernel)](images, built, bias, stride, padding, dilation)
         torch.testing.assert_close(output, expected)
 
 
 @pytest.mark.parametrize("few", (False, True))
-def test_decomposed_convolution_is_twice_differentiable(few, monkeypatch):
-    monkeypatch.setattr(functional, "_few_pixels", lambda *_: few)
+def test_decomposed_convolution_is_twice_differentiable(few):
     shapes = (2, 2, 4, 4), (2, 3, 3), (2, 2, 2)
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    run = partial(decomposed_convolution, padding="same")
+    run = partial(decomposed_convolution, padding="same", in_one_product=few)
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs)
-
-
-def test_small_images_of_many_channels_are_filtered_in_one_product(monkeypatch):
-    taken, run = [], functional._filtered_in_one_product
-    monkeypatch.setattr(functional, "_filtered_in_one_product", lambda *a: taken.append(a[0].shape[1:]) or run(*a))
-    for channels, side, size, padding in (
-        (64, 7, 3, 1),
-        (196, 14, 5, 2),
-        (48, 7, 3, 1),
-        (81, 9, 3, 1),
-        (196, 14, 7, 60),
-        (256, 15, 9, 4),
-    ):
-        filters, mixing = torch.zeros(2, size, size), torch.zeros(3, 2, channels)
-        decomposed_convolution(torch.zeros(1, channels, side, side), filters, mixing, padding=padding)
-    assert taken == [(64, 7, 7), (196, 14, 14)]
 
 
 def unfolded_filter(images, filters, size):

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..calls import a_tensor_of, full_precision, hooks_of
+from ..calls import a_tensor_of, full_precision, has_hooks
 from .forms import Filters, Form, Mixture
 
 Init = Literal["torch", "hyperfan-in", "hyperfan-out", "hyperfan"]
@@ -132,7 +132,7 @@ class Generator(nn.Module):
         }
         if depths[method] > min(depths["generate"], depths["forward"]) or "forward" in vars(self):
             return False
-        return not any(hooks_of(module) for module in self.modules())
+        return not any(map(has_hooks, self.modules()))
 
     def in_form(self, kind: type[Mixture] | type[Filters], context: Tensor | None) -> Mixture | Filters:
         """What a call makes, not yet built.
@@ -295,4 +295,3 @@ def _kernel_std(kernel_shape: tuple[int, ...], init: Init) -> float:
     if init not in variances:
         raise ValueError(f"init must be one of {', '.join(get_args(Init))}; got {init!r}")
     return math.sqrt(variances[init])
-

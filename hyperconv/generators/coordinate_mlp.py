@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from ..calls import PerCall, compiling, full_precision, hooks_of
+from ..calls import PerCall, compiling, full_precision, has_hooks
 from ..coordinates import kernel_grid
 from .base import (
     VARIANCE_EPS,
@@ -231,7 +231,7 @@ class CoordinateMLP(Generator):
 
         Only plain layers are read instead of called: no subclass, no hook, no parametrisation, nothing replaced.
         """
-        if type(self) is not CoordinateMLP or self.context_dim is not None or not isinstance(self.grid, Tensor):
+        if type(self) is not CoordinateMLP or self.context_dim is not None:
             return None
         if self.norm not in ("decorrelated", "stateless") or self.kernel_shape[2:] != self._reference_size:
             return None
@@ -240,14 +240,13 @@ class CoordinateMLP(Generator):
         plain = [nn.Linear, activation] * len(self.hidden)
         if [type(layer) for layer in layers] != plain or any(_runs_more(part) for part in (self.trunk, *layers)):
             return None
-        slopes = (layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU))
-        tensors = [self.grid, *_linear_tensors(layers)]
-        if any(tensor is None for tensor in tensors):
+        slopes = [layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU)]
+        weights = _linear_tensors(layers)
+        if any(weight is None for weight in weights):
             return None
-        return (
-            *(self.kernel_shape[2:], self._reference_size, self.norm, self.encoding, self._spacing, *slopes),
-            *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors),
-        )
+        shapes = [weight.shape for weight in weights]
+        kinds = {(tensor.dtype, tensor.device) for tensor in (self.grid, *weights)}
+        return self.kernel_shape[2:], self.norm, self.encoding, *slopes, *shapes, frozenset(kinds)
 
     @property
     def filter_count(self) -> int | None:
@@ -354,7 +353,6 @@ class _Computed(NamedTuple):
     """Normalised features that were computed for one call, and what of."""
 
     features: Tensor
-    kind: Hashable
     weights: tuple[Tensor, ...]
     versions: tuple[int, ...]
     differentiable: bool
@@ -365,7 +363,7 @@ class _Computed(NamedTuple):
             return False
         weights = _linear_tensors(generator.trunk)
         same = len(weights) == len(self.weights) and all(map(operator.is_, weights, self.weights))
-        return same and _versions(weights) == self.versions and generator.trunk_kind() == self.kind
+        return same and _versions(weights) == self.versions
 
 
 _TOGETHER: PerCall[_Computed] = PerCall("features of trunks that were run together")
@@ -379,7 +377,7 @@ def features_together(generators: Sequence[CoordinateMLP]) -> dict[nn.Module, _C
     Args:
         generators: whose `trunk_kind` is the same.
     """
-    first, kind = generators[0], generators[0].trunk_kind()
+    first = generators[0]
     with full_precision(first):
         features = first._encoded(first.grid).expand(len(generators), -1, -1)
         for linear in range(0, len(first.trunk), 2):
@@ -390,7 +388,7 @@ def features_together(generators: Sequence[CoordinateMLP]) -> dict[nn.Module, _C
     computed: dict[nn.Module, _Computed] = {}
     for generator, own in zip(generators, features.unbind(), strict=True):
         sources = tuple(_linear_tensors(generator.trunk))
-        computed[generator] = _Computed(own, kind, sources, _versions(sources), torch.is_grad_enabled())
+        computed[generator] = _Computed(own, sources, _versions(sources), torch.is_grad_enabled())
     return computed
 
 
@@ -405,12 +403,12 @@ def _linear_tensors(layers: Iterable[nn.Module]) -> list[Tensor]:
 
 def _versions(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     """How often each was changed in place (in inference mode, torch does not count)."""
-    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+    return tuple([0 if tensor.is_inference() else tensor._version for tensor in tensors])
 
 
 def _runs_more(module: nn.Module) -> bool:
     """Whether a call of the module runs more than its class' ``forward``."""
-    return "forward" in vars(module) or bool(hooks_of(module))
+    return "forward" in vars(module) or has_hooks(module)
 
 
 def _saved_tensors_are_hooked() -> bool:
