@@ -291,3 +291,31 @@ def test_patches_see_their_neighbours():
 def test_bad_calls_name_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros)
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32))
+@pytest.mark.parametrize("groups", (1, 2, 4))
+@pytest.mark.parametrize("batch", (1, 2))
+def test_gradients_are_those_of_the_loop_in_every_memory_layout(batch, groups, dtype):
+    torch.manual_seed(0)
+    images, kernels = torch.randn(batch, 8, 9, 9, dtype=dtype), torch.randn(batch, 8, 8 // groups, 3, 3, dtype=dtype)
+
+    def laid(tensor, last):
+        return tensor.movedim(-3, -1).contiguous().movedim(-1, -3) if last else tensor.clone()
+
+    def results(images, kernels, backend):
+        leaves = images.requires_grad_(), kernels.requires_grad_()
+        output = convolution_per_sample(*leaves, padding=1, groups=groups, backend=backend)
+        return output, *torch.autograd.grad(output.square().sum(), leaves)
+
+    expected = results(images.double(), kernels.double(), "loop")
+    for layout in product((False, True), repeat=2):
+        leaves = [laid(tensor.detach(), last) for tensor, last in zip((images, kernels), layout, strict=True)]
+        for ours, theirs in zip(results(*leaves, "grouped"), expected, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", ("auto", "grouped", "bmm", "loop"))
+def test_linear_maps_of_no_rows(backend):
+    output = linear_per_sample(torch.zeros(2, 0, 3), torch.zeros(2, 4, 3), torch.zeros(2, 4), backend=backend)
+    assert output.shape == (2, 0, 4)

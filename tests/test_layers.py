@@ -4,6 +4,7 @@ from functools import partial
 from itertools import product
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -659,3 +660,57 @@ def test_generating_together_changes_nothing_but_time():
     assert torch.equal(copy.deepcopy(together)(images), together(images))
     with pytest.raises(ValueError, match="3 input channels"):
         together(torch.randn(2, 5, 8, 8))
+
+
+def test_skip_init_leaves_no_grid_uninitialised():
+    layer = nn.utils.skip_init(HyperConv2d, 4, 4, 5)
+    assert torch.equal(layer.generator.grid, kernel_grid((5, 5)))
+
+
+@pytest.mark.parametrize("scale", (1, 1e2, 1e6))
+@pytest.mark.parametrize("size", ((2,), (1, 2), (2, 2), (3,)))
+def test_kernels_of_few_taps_are_standardised_whatever_the_features_size(size, scale):
+    torch.manual_seed(0)
+    generator = CoordinateMLP((16, 16, *size), norm="stateless")
+    with torch.no_grad():
+        generator.trunk[-2].weight.mul_(scale)
+        kernels = generator().flatten(2) / generator.kernel_std
+        expected = generator.double()().flatten(2) / generator.kernel_std
+    assert kernels.isfinite().all()
+    assert (kernels - expected).abs().max() < 0.01
+
+
+def test_one_tap_kernels_lie_in_memory_as_torch_takes_them():
+    for channels in (2, 4):
+        kernel = HyperConv2d(channels, channels, 1, generator=partial(CoordinateMLP, hidden=(4,))).weight
+        assert kernel.stride() == (channels, 1, 1, 1)
+        images = torch.randn(2, channels, 4, 4, requires_grad=True)
+        F.conv2d(images, kernel, stride=2).sum().backward()
+    assert PER_SAMPLE["coordinate"]((3, 2, 1, 1))(torch.randn(5, 3)).shape == (5, 3, 2, 1, 1)
+
+
+def test_numpy_integers_are_sizes():
+    three, two = np.int64(3), np.int32(2)
+    layer = HyperConv2d(two, two, three, stride=two, padding=np.int64(1), dilation=two, groups=two)
+    plain = nn.Conv2d(2, 2, 3, stride=2, padding=1, dilation=2, groups=2)
+    assert repr(layer).split(", kernel_size")[1].splitlines()[0] == (
+        "=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(2, 2), groups=2, bias=True, padding_mode=zeros"
+    )
+    assert layer(torch.zeros(1, 2, 9, 9)).shape == plain(torch.zeros(1, 2, 9, 9)).shape
+    assert HyperLinear(two, three)(torch.zeros(1, 2)).shape == (1, 3)
+
+
+def test_a_generated_bias_is_shown():
+    assert "bias='generated'" in repr(HyperLinear(2, 3, bias="generated"))
+    assert "bias=False" in repr(HyperLinear(2, 3, bias=False))
+
+
+def test_an_unbatched_volume_that_lies_as_images_do_is_a_volume():
+    layer = HyperConv3d(4, 4, 3)
+    volume = torch.randn(4, 5, 6, 7).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(layer(volume), F.conv3d(volume.contiguous(), layer.weight.contiguous(), layer.bias))
+
+
+def test_complex_coordinates_are_refused_in_words():
+    with pytest.raises(ValueError, match=r"makes real kernels, not torch\.complex64"):
+        HyperConv2d(2, 2, 3, dtype=torch.complex64)

@@ -3,7 +3,7 @@
 import copy
 import math
 import operator
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -32,6 +32,7 @@ Encoding = Literal["raw", "fourier", "siren"]
 Conditioning = Literal["concat", "film"]
 _FOURIER_WAVELENGTHS = (2, 4, 8, 16)
 _SIREN_FREQUENCY = 30.0
+_FEW_TAPS = 4
 
 
 class CoordinateMLP(Generator):
@@ -92,6 +93,8 @@ class CoordinateMLP(Generator):
                 f"a kernel of coordinates has shape (O, I/groups, *k) with one axis or more in k, "
                 f"got {self.kernel_shape}"
             )
+        if dtype is not None and dtype.is_complex:
+            raise ValueError(f"a CoordinateMLP makes real kernels, not {dtype}; a DenseGenerator can make complex ones")
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden widths must be 1 or more, got {tuple(hidden)}")
         for name, value, choices in (
@@ -282,12 +285,16 @@ class CoordinateMLP(Generator):
         unit = self.kernel_std**2
         # half precision cannot hold a variance in these units
         wide, head = at_least_single(at_taps), at_least_single(self.head)
+        if wide.shape[-2] <= _FEW_TAPS:
+            # what differs between few taps can be far smaller than the terms of the form, which would cancel
+            variance = torch.matmul(wide.unsqueeze(-3), head).square().mean(dim=-2, keepdim=True) / unit
+            return features, self.scale * (variance + VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
         covariance = wide.mT @ wide / (wide.shape[-2] * unit)
         if covariance.dim() > 2:
             mixed = torch.matmul(covariance.unsqueeze(1), head)
         else:
             mixed = torch.bmm(covariance.expand(len(head), -1, -1), head)
-        variance = (mixed * head).sum(dim=-2, keepdim=True)
+        variance = (mixed * head).sum(dim=-2, keepdim=True).clamp_min(0)
         return features, self.scale * (variance + VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
 
     def _normalized_features(self, positions: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -334,6 +341,14 @@ class CoordinateMLP(Generator):
             return positions / positions.new_tensor([max(size - 1, 1) / 2 for size in self._reference_size])
         angles = [positions * (2 * math.pi / wavelength) for wavelength in _FOURIER_WAVELENGTHS]
         return torch.cat([positions, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=-1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CoordinateMLP":
+        made_on_meta = self.grid.is_meta
+        super()._apply(fn, recurse)
+        if made_on_meta and not self.grid.is_meta:
+            # as by torch.nn.utils.skip_init, which leaves memory as it finds it
+            self.grid = self._taps().to(self.grid)
+        return self
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, norm={self.norm!r}"
