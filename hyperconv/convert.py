@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from .extras import needing
 from .generators import CoordinateMLP, Generator, StartAtKernel
 from .layers import (
+    CACHED,
     CachedKernel,
     HyperConv1d,
     HyperConv2d,
@@ -29,7 +30,7 @@ from .layers import (
     HyperLayer,
     HyperLinear,
 )
-from .together import GeneratedTogether
+from .together import layer_by_layer, plain_sequential
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,14 +151,14 @@ def bake(module: nn.Module, context: Tensor | None = None, check: Any = None) ->
     """
     if context is not None and context.dim() != 1:
         raise ValueError(f"one network is baked for one context, (context_dim,); got {tuple(context.shape)}")
-    network = _apart(_copy(module))
+    network = _copy(module)
     parameters: dict[Generator, nn.Parameter] = {}
     twins: dict[nn.Module, nn.Module] = {}
     for name, layer in _outside(network):
         if isinstance(layer, HyperLayer):
             with _named(name, layer):
                 twins[layer] = _plain_twin(layer, context, parameters)
-    baked = _replace(network, twins)
+    baked = plain_sequential(_replace(network, twins))
     if check is not None:
         _compare(module, baked, context, check if isinstance(check, tuple) else (check,))
     return baked
@@ -167,7 +168,8 @@ def bake(module: nn.Module, context: Tensor | None = None, check: Any = None) ->
 def cached(module: nn.Module, context: Tensor | None = None) -> Iterator[nn.Module]:
     """For inference: within the ``with`` block, every kernel is generated once.
 
-    Layers may then be called without a context, as whatever contains them does that was not written for one.
+    Layers may then be called without a context, as whatever contains them does that was not written for one. Only the
+    thread (or asyncio task) that entered the block is served from it: others may serve other contexts meanwhile.
 
     Args:
         module: any network with hyper layers, or such a layer.
@@ -183,15 +185,8 @@ def cached(module: nn.Module, context: Tensor | None = None) -> Iterator[nn.Modu
     ...     layer(torch.zeros(1, 3, 8, 8)).shape
     torch.Size([1, 8, 4, 4])
     """
-    before = [(layer, layer.cache) for _, layer in _hyper_layers(module)]
-    try:
-        for layer, _ in before:
-            layer.cache = None
-            layer.cache = CachedKernel(layer, context)
+    with CACHED.within({layer: CachedKernel(layer, context) for _, layer in _hyper_layers(module)}):
         yield module
-    finally:
-        for layer, cache in before:
-            layer.cache = cache
 
 
 def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
@@ -214,8 +209,7 @@ def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
     """
     if not isinstance(layer.generator, CoordinateMLP):
         raise ValueError(f"only a CoordinateMLP's kernel can be sampled anew, not a {type(layer.generator).__name__}'s")
-    # a layer of the same kind says what sizes it can have
-    old, new = layer.kernel_size, _kind(layer, _PLAIN)(1, 1, kernel_size, device="meta").kernel_size
+    old, new = layer.kernel_size, layer.per_axis("kernel_size", kernel_size, at_least=1)
     twin = copy.deepcopy(layer)
     twin.kernel_size = new
     twin.generator = layer.generator.resized(new)
@@ -245,6 +239,9 @@ def cost(module: nn.Module, *inputs: Any) -> "pd.DataFrame":
         A row a layer and their sum: ``stored`` (parameters of generators and biases; those that layers share count
         in each row, once in the sum), ``baked`` (parameters of the plain layer), and, with inputs, ``generate`` and
         ``apply`` (operations of the call).
+
+    Raises:
+        ImportError: pandas, of whose tables this is one, is not installed.
 
     Warns:
         UserWarning: a generator that stores more than the kernel that it makes.
@@ -287,7 +284,7 @@ def _operations(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, i
     """Operations to generate and in all, of every hyper layer, over all its calls in one call of the network."""
     from torch.utils.flop_counter import FlopCounterMode  # brings triton
 
-    network = _apart(copy.deepcopy(module).eval())
+    network = copy.deepcopy(module).eval()
     layers = [layer for _, layer in _hyper_layers(network)]
     generate, whole = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0)
     running: list[HyperLayer] = []
@@ -319,16 +316,9 @@ def _operations(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, i
         for layer in layers:
             layer.register_forward_pre_hook(begin)
             layer.register_forward_hook(end)
-        network(*inputs)
+        with layer_by_layer():
+            network(*inputs)
     return [(generate[layer], whole[layer]) for layer in layers]
-
-
-def _apart(module: nn.Module) -> nn.Module:
-    """With plain ``nn.Sequential`` in place of `GeneratedTogether`, which would generate outside of the layers."""
-    for part in module.modules():
-        if type(part) is GeneratedTogether:
-            part.__class__ = nn.Sequential
-    return module
 
 
 def _outside(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -417,7 +407,7 @@ def _names(layer: nn.Module) -> set[str]:
 @cache
 def _usual_names(kind: type[nn.Module]) -> set[str]:
     sizes = (1, 1) if kind in (nn.Linear, HyperLinear) else (1, 1, 1)
-    return _names(kind(*sizes, device="meta")) | {"cache"}
+    return _names(kind(*sizes, device="meta"))
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def mnist_folder() -> Path:
     pytest.skip("needs the full MNIST in data/MNIST")
 
 
-@pytest.fixture(params=("cpu", "cuda", "cuda, bfloat16"))
+@pytest.fixture(params=("cpu", *(pytest.param(kind, marks=pytest.mark.gpu) for kind in ("cuda", "cuda, bfloat16"))))
 def factory(request, monkeypatch) -> dict:
     """Device and type to make layers and inputs with."""
     device, _, dtype = request.param.partition(", ")

@@ -541,8 +541,9 @@ def test_cached_kernels_are_generated_once_and_refuse_to_go_stale():
                 net[2](net[0](images), torch.randn(2, 3))
             with pytest.raises(ValueError, match="2 contexts for 1 samples"):
                 net(images[:1])
-            for hook in hooks:
-                hook.remove()
+        for hook in hooks:
+            hook.remove()
+        with cached(net, contexts):
             twins = copy.deepcopy(net), pickle.loads(pickle.dumps(net))
             with cached(net, contexts[:1]):
                 torch.testing.assert_close(net(images[:1]), expected[:1])
@@ -579,11 +580,10 @@ def test_cached_kernels_are_generated_once_and_refuse_to_go_stale():
             others = {name: value + 1 for name, value in net.state_dict().items()}
             torch.func.functional_call(net, others, (images,))
     for twin in twins:
-        assert all(layer.cache is None for layer in (twin[0], twin[2]))
         twin[0](images).sum().backward()
     with pytest.raises(ValueError, match="got none"), cached(net):
         pass
-    assert all(layer.cache is None for layer in (net[0], net[2]))
+    net[0](images).sum().backward()
 
 
 def test_resized_layer_responds_alike_to_an_image_of_another_resolution():

@@ -2,7 +2,6 @@
 
 from functools import partial
 from itertools import product
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -167,36 +166,19 @@ def test_decomposed_convolution_equals_the_kernel_built(case, number, batched):
     mixing = torch.randn(outputs, number, inputs, dtype=torch.float64)
     built = torch.einsum("ofi,f...->oi...", mixing, filters)
     for bias, few in product((None, torch.randn(outputs, dtype=torch.float64)), (False, True)):
-        with patch.object(functional, "_few_pixels", lambda *_, few=few: few):
-            output = decomposed_convolution(images, filters, mixing, bias, stride, padding, dilation)
+        settings = (stride, padding, dilation)
+        output = decomposed_convolution(images, filters, mixing, bias, *settings, in_one_product=few)
         expected = CONVOLUTION[len(kernel)](images, built, bias, stride, padding, dilation)
         torch.testing.assert_close(output, expected)
 
 
 @pytest.mark.parametrize("few", (False, True))
-def test_decomposed_convolution_is_twice_differentiable(few, monkeypatch):
-    monkeypatch.setattr(functional, "_few_pixels", lambda *_: few)
+def test_decomposed_convolution_is_twice_differentiable(few):
     shapes = (2, 2, 4, 4), (2, 3, 3), (2, 2, 2)
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    run = partial(decomposed_convolution, padding="same")
+    run = partial(decomposed_convolution, padding="same", in_one_product=few)
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs)
-
-
-def test_small_images_of_many_channels_are_filtered_in_one_product(monkeypatch):
-    taken, run = [], functional._filtered_in_one_product
-    monkeypatch.setattr(functional, "_filtered_in_one_product", lambda *a: taken.append(a[0].shape[1:]) or run(*a))
-    for channels, side, size, padding in (
-        (64, 7, 3, 1),
-        (196, 14, 5, 2),
-        (48, 7, 3, 1),
-        (81, 9, 3, 1),
-        (196, 14, 7, 60),
-        (256, 15, 9, 4),
-    ):
-        filters, mixing = torch.zeros(2, size, size), torch.zeros(3, 2, channels)
-        decomposed_convolution(torch.zeros(1, channels, side, side), filters, mixing, padding=padding)
-    assert taken == [(64, 7, 7), (196, 14, 14)]
 
 
 def unfolded_filter(images, filters, size):
@@ -309,3 +291,31 @@ def test_patches_see_their_neighbours():
 def test_bad_calls_name_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros)
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32))
+@pytest.mark.parametrize("groups", (1, 2, 4))
+@pytest.mark.parametrize("batch", (1, 2))
+def test_gradients_are_those_of_the_loop_in_every_memory_layout(batch, groups, dtype):
+    torch.manual_seed(0)
+    images, kernels = torch.randn(batch, 8, 9, 9, dtype=dtype), torch.randn(batch, 8, 8 // groups, 3, 3, dtype=dtype)
+
+    def laid(tensor, last):
+        return tensor.movedim(-3, -1).contiguous().movedim(-1, -3) if last else tensor.clone()
+
+    def results(images, kernels, backend):
+        leaves = images.requires_grad_(), kernels.requires_grad_()
+        output = convolution_per_sample(*leaves, padding=1, groups=groups, backend=backend)
+        return output, *torch.autograd.grad(output.square().sum(), leaves)
+
+    expected = results(images.double(), kernels.double(), "loop")
+    for layout in product((False, True), repeat=2):
+        leaves = [laid(tensor.detach(), last) for tensor, last in zip((images, kernels), layout, strict=True)]
+        for ours, theirs in zip(results(*leaves, "grouped"), expected, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", ("auto", "grouped", "bmm", "loop"))
+def test_linear_maps_of_no_rows(backend):
+    output = linear_per_sample(torch.zeros(2, 0, 3), torch.zeros(2, 4, 3), torch.zeros(2, 4), backend=backend)
+    assert output.shape == (2, 0, 4)

@@ -20,6 +20,7 @@ from hyperconv import (
     kernel_grid,
     magnitude_invariant,
 )
+from hyperconv.generators import Filters, Mixture
 
 SHAPES = ((16, 16, 3), (16, 16, 31), (16, 8, 5, 5), (32, 1, 3, 3), (8, 8, 31, 31), (16, 16, 3, 3, 3), (8, 8, 7, 7, 7))
 
@@ -129,9 +130,9 @@ def test_factors_multiply_to_the_kernels(name):
     linear = (name.startswith("dense") and "tanh" not in name) or name == "started"
     assert (generator.factor_count is not None) == linear
     if linear:
-        factors = generator.factors(generator.checked(contexts))
-        assert len(factors[1]) == generator.factor_count
-        torch.testing.assert_close(torch.tensordot(*factors, dims=1), generator(contexts))
+        factors = generator.in_form(Mixture, contexts)
+        assert len(factors.basis) == generator.factor_count
+        torch.testing.assert_close(factors.build(), generator(contexts))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -342,10 +343,10 @@ def test_everything_is_made_on_the_device_and_in_the_type_asked_for():
 def test_filters_mixed_are_the_kernel(name, shape):
     torch.manual_seed(0)
     generator = EVERY[name](shape, dtype=torch.float64)
-    context = generator.checked(context_for(generator, dtype=torch.float64))
-    filters, mixing = generator.filters(context)
-    assert len(filters) == generator.filter_count
-    torch.testing.assert_close(torch.einsum("ofi,f...->oi...", mixing, filters), generator.generate(context))
+    context = context_for(generator, dtype=torch.float64)
+    made = generator.in_form(Filters, context)
+    assert len(made.filters) == generator.filter_count
+    torch.testing.assert_close(made.build(), generator(context))
 
 
 def test_parts_do_not_stand_for_what_a_subclass_or_a_hook_changes():
@@ -362,20 +363,21 @@ def test_parts_do_not_stand_for_what_a_subclass_or_a_hook_changes():
             return 2 * super().forward(context)
 
     shape = (4, 4, 3, 3)
-    assert CoordinateMLP(shape).speaks_through("filters")
-    assert DenseGenerator(shape, context_dim=2).speaks_through("factors")
-    assert MaskedThroughout(shape).speaks_through("filters")
-    assert not Masked(shape).speaks_through("filters")
-    assert not Doubled(shape, context_dim=2).speaks_through("factors")
-    assert StartAtKernel(Doubled(shape, context_dim=2), torch.zeros(shape)).factor_count is None
+    assert CoordinateMLP(shape).form(per_sample=False) == (Filters, 17)
+    assert DenseGenerator(shape, context_dim=2).form(per_sample=True) == (Mixture, 3)
+    assert DenseGenerator(shape, context_dim=2).form(per_sample=False) is None
+    assert MaskedThroughout(shape).form(per_sample=False)
+    assert not Masked(shape).form(per_sample=False)
+    assert not Doubled(shape, context_dim=2).form(per_sample=True)
+    assert not StartAtKernel(Doubled(shape, context_dim=2), torch.zeros(shape)).form(per_sample=True)
     replaced, pruned = CoordinateMLP(shape), CoordinateMLP(shape)
     replaced.forward = lambda context=None: torch.zeros(shape)
     prune.l1_unstructured(pruned, "head", 0.5)
-    assert not replaced.speaks_through("filters")
-    assert not pruned.speaks_through("filters")
+    assert not replaced.form(per_sample=False)
+    assert not pruned.form(per_sample=False)
     for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre"):
         hooked = CoordinateMLP(shape)
         getattr(hooked.trunk, f"register_{kind}_hook")(lambda *_: None)
-        assert not hooked.speaks_through("filters")
-    assert CoordinateMLP(shape, norm="batchnorm").filter_count is None
-    assert DenseGenerator(shape).factor_count is None
+        assert not hooked.form(per_sample=False)
+    assert not CoordinateMLP(shape, norm="batchnorm").form(per_sample=False)
+    assert not DenseGenerator(shape).form(per_sample=False)

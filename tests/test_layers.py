@@ -2,7 +2,9 @@ import copy
 import pickle
 from functools import partial
 from itertools import product
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,16 +24,19 @@ from hyperconv import (
     HyperConvTranspose2d,
     HyperConvTranspose3d,
     HyperLinear,
-    MNISTClassifier,
     ResidualBlock,
     bake,
     cached,
     convolution,
     functional,
     kernel_grid,
+    plan,
     resize,
 )
 from hyperconv.generators.base import decorrelation
+from hyperconv.generators.forms import Filters, Form, Mixture
+from hyperconv.plan import Way
+from hyperconv.zoo.digit_classifier import digit_classifier
 
 HYPER = {1: HyperConv1d, 2: HyperConv2d, 3: HyperConv3d}
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -54,17 +59,21 @@ def cases():
         yield channels, kernel_size, settings
 
 
-@pytest.mark.parametrize("decomposed", (False, True))
-@pytest.mark.parametrize("name", SHARED)
+def ways():
+    for name in SHARED:
+        yield name, Way.BUILT
+        if "coordinate" in name:
+            yield name, Way.FILTERED
+
+
+@pytest.mark.parametrize(("name", "way"), list(ways()))
 @pytest.mark.parametrize("dims", (1, 2, 3))
-def test_equals_torch_convolution_with_the_same_weight(dims, name, decomposed, factory, tolerance, monkeypatch):
-    if decomposed and "coordinate" not in name:
-        pytest.skip("makes no mixture of few filters")
-    monkeypatch.setattr(functional, "decomposition_pays", lambda *_: decomposed)
+def test_equals_torch_convolution_with_the_same_weight(dims, name, way, factory, tolerance, monkeypatch):
+    monkeypatch.setattr(plan, "way_for_all", lambda form, *_, way=way: Way.BUILT if form is None or _[-1] > 1 else way)
     torch.manual_seed(0)
     every = list(cases())
-    # each generator meets every option, all of them together every combination
-    for (inputs, outputs, groups), kernel_size, settings in every[list(SHARED).index(name) :: len(SHARED)]:
+    # each generator meets every option, all of them together half of all combinations
+    for (inputs, outputs, groups), kernel_size, settings in every[list(SHARED).index(name) :: 2 * len(SHARED)]:
         settings = {**settings, "groups": groups}
         hyper = HYPER[dims](inputs, outputs, kernel_size, **settings, generator=SHARED[name], **factory)
         plain = PLAIN[dims](inputs, outputs, kernel_size, **settings, **factory)
@@ -81,7 +90,7 @@ def test_equals_torch_transposed_convolution_with_the_same_weight(dims, name, fa
     torch.manual_seed(0)
     every = list(product(((4, 6, 1), (4, 6, 2), (4, 4, 4)), (1, 2, 3), (1, 2, 3), (0, 1), (0, 1), (1, 2)))
     for (inputs, outputs, groups), kernel_size, stride, padding, extra, dilation in every[
-        list(SHARED).index(name) :: len(SHARED)
+        list(SHARED).index(name) :: 2 * len(SHARED)
     ]:
         if extra >= max(stride, dilation):
             continue
@@ -162,7 +171,6 @@ def test_a_generated_bias_starts_at_the_scale_of_a_stored_one():
             lambda layer, images: layer(images[0], torch.zeros(2, 3)),
             r"\(2, 3\), needs a batch of inputs, got \(4, 8, 8\)",
         ),
-        (lambda layer, images: layer.weight, "needs a context of width 3, got none"),
         (lambda layer, images: layer(images[:, :3], torch.zeros(2, 3)), r"4 input channels .* shape \(2, 3, 8, 8\)"),
         (lambda layer, images: layer(images[..., None], torch.zeros(2, 3)), r"2 dimensions .* \(2, 4, 8, 8, 1\)"),
     ],
@@ -338,12 +346,20 @@ def test_pairing_columns_of_narrow_images_changes_nothing(channels, size):
     images = torch.randn(2, inputs, 6, 12, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     kernel = torch.randn(outputs, inputs, *size, dtype=torch.float64)
     results = []
-    for convolve in (functional._convolution_of_column_pairs, partial(F.conv2d, padding="same")):
-        leaves = [images.clone().requires_grad_(), kernel.clone().requires_grad_()]
+    bias = torch.randn(outputs, dtype=torch.float64)
+    for convolve in (functional.paired_convolution, partial(F.conv2d, padding="same")):
+        leaves = [images.clone().requires_grad_(), kernel.clone().requires_grad_(), bias.clone().requires_grad_()]
         output = convolve(*leaves)
         results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """As on a processor for which all ways were measured."""
+    known = plan.Machine(pairs_up_to=8, decomposes=True, contracts=True)
+    monkeypatch.setattr(plan, "machine", lambda device_type: known)
 
 
 def wide_layer(**settings):
@@ -354,14 +370,14 @@ def wide_layer(**settings):
 
 
 @pytest.mark.parametrize("context_dim", (None, 3))
-def test_a_wide_layer_never_builds_its_kernel_and_equals_torch(context_dim, monkeypatch):
+def test_a_wide_layer_never_builds_its_kernel_and_equals_torch(context_dim, measured, monkeypatch):
     layer, images = wide_layer(context_dim=context_dim)
     context = None if context_dim is None else torch.randn(context_dim)
     kernel = layer.generator(context)
     expected = F.conv2d(images, kernel, layer.bias, padding=2)
     parameters = list(layer.parameters())
     gradients = torch.autograd.grad(expected.square().sum(), parameters)
-    monkeypatch.setattr(CoordinateMLP, "_at", lambda *_: pytest.fail("the kernel was built"))
+    monkeypatch.setattr(CoordinateMLP, "generate", lambda *_: pytest.fail("the kernel was built"))
     output = layer(images, context)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(torch.autograd.grad(output.square().sum(), parameters), gradients, strict=True):
@@ -370,7 +386,7 @@ def test_a_wide_layer_never_builds_its_kernel_and_equals_torch(context_dim, monk
 
 def test_a_wide_layer_builds_its_kernel_where_the_other_way_is_slower_or_unmeasured(monkeypatch):
     layer, images = wide_layer()
-    monkeypatch.setattr(functional, "decomposed_convolution", lambda *_: pytest.fail("not built"))
+    monkeypatch.setattr(functional, "decomposed_convolution", lambda *_, **__: pytest.fail("not built"))
     grouped = HyperConv2d(256, 256, 5, padding=2, groups=2, generator=partial(CoordinateMLP, hidden=(8, 4)))
     for run in (
         lambda: layer(images.contiguous()),
@@ -387,24 +403,25 @@ def test_a_wide_layer_builds_its_kernel_where_the_other_way_is_slower_or_unmeasu
         layer(images)
 
 
-def test_wide_layers_generated_together_and_apart_agree(monkeypatch):
+def test_wide_layers_generated_together_and_apart_agree(measured, monkeypatch):
     layer, images = wide_layer()
     other = copy.deepcopy(layer)
     other.reset_parameters()
     network = nn.Sequential(layer, other)
     expected = bake(network)(images)
     taken, run = [], functional.decomposed_convolution
-    monkeypatch.setattr(functional, "decomposed_convolution", lambda *a: taken.append(1) or run(*a))
+    monkeypatch.setattr(functional, "decomposed_convolution", lambda *a, **o: taken.append(1) or run(*a, **o))
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(GeneratedTogether(*network)(images), expected, rtol=1e-4, atol=1e-5)
     assert len(taken) == 4
 
 
-def test_an_encoded_context_and_another_size_take_the_same_way_to_the_same_result():
+def test_an_encoded_context_and_another_size_take_the_same_way_to_the_same_result(measured):
     layer, images = wide_layer(context_dim=2, encode_context="magnitude-invariant")
     context = torch.tensor([0.2, 0.9])
     for each, padding in ((layer, 2), (resize(layer, 7), 3)):
-        assert each._decomposes(images, each.padding)
+        form, shape = each.generator.form(per_sample=False), each.generator.kernel_shape
+        assert plan.way_for_all(form, images, shape, padding=padding) is Way.FILTERED_IN_ONE_PRODUCT
         expected = F.conv2d(images, each.generator(context), each.bias, padding=padding)
         torch.testing.assert_close(each(images, context), expected, rtol=1e-4, atol=1e-5)
 
@@ -415,41 +432,69 @@ def test_hooks_on_a_wide_layers_generator_are_run():
     torch.testing.assert_close(layer(images), layer.bias[:, None, None].expand(4, 256, 4, 4))
 
 
-def test_decomposition_pays_for_as_many_positions_as_come_out_and_no_more_than_were_measured():
+def test_filtering_is_planned_by_the_positions_that_come_out_and_no_more_than_were_measured(measured):
     small = torch.zeros(16, 256, 14, 14).contiguous(memory_format=torch.channels_last)
     large = small.repeat(1, 1, 4, 4).contiguous(memory_format=torch.channels_last)
-    pays = partial(functional.decomposition_pays, kernel_shape=(256, 256, 7, 7), filters=5)
-    assert pays(small)
-    assert not pays(large)
-    assert pays(large, stride=(4, 4), padding=3)
-    assert pays(large, padding="valid", dilation=(7, 7))
-    assert not pays(small, kernel_shape=(256, 256, 9, 9))
+
+    def filtered(images, size=7, padding="same", **settings):
+        shape = (256, 256, size, size)
+        way = plan.way_for_all(Form(Filters, 5), images, shape, padding=padding, **settings)
+        return way in (Way.FILTERED, Way.FILTERED_IN_ONE_PRODUCT)
+
+    assert filtered(small)
+    assert not filtered(large)
+    assert filtered(large, stride=4, padding=3)
+    assert filtered(large, padding="valid", dilation=(7, 7))
+    assert not filtered(small, size=9)
+    assert not filtered(small, groups=2)
 
 
-def test_decomposition_pays_by_the_way_that_small_images_are_filtered(monkeypatch):
+@pytest.mark.parametrize(
+    ("channels", "side", "size", "padding", "few"),
+    (
+        (64, 7, 3, 1, True),
+        (196, 14, 5, 2, True),
+        (48, 7, 3, 1, False),
+        (81, 9, 3, 1, False),
+        (196, 14, 7, 60, False),
+        (256, 15, 9, 4, False),
+    ),
+)
+def test_one_product_is_planned_for_small_images_of_many_channels(channels, side, size, padding, few):
+    images = torch.zeros(1, channels, side, side)
+    pads = (padding, padding)
+    assert plan.has_few_pixels(images, (3, channels, size, size), (1, 1), pads, (1, 1)) is few
+
+
+def test_filtering_is_planned_by_the_way_that_images_are_filtered(measured):
     images = torch.zeros(16, 64, 7, 7).contiguous(memory_format=torch.channels_last)
-    pays = partial(functional.decomposition_pays, images, filters=5)
-    assert pays((48, 64, 7, 7))
-    assert not pays((16, 64, 7, 7))
-    monkeypatch.setattr(functional, "_few_pixels", lambda *_: False)
-    assert not pays((48, 64, 7, 7))
+    way = partial(plan.way_for_all, Form(Filters, 5), padding="same")
+    assert way(images, (48, 64, 7, 7)) is Way.FILTERED_IN_ONE_PRODUCT
+    assert way(images, (16, 64, 7, 7)) is Way.BUILT
+    # as many numbers in as many output positions, but more pixels than channels
+    assert way(images.reshape(4, 64, 14, 14).contiguous(memory_format=torch.channels_last), (48, 64, 7, 7)) is Way.BUILT
 
 
-def test_narrow_channels_last_images_take_the_paired_path(monkeypatch):
+def test_on_a_machine_that_nothing_is_known_of_kernels_are_built():
+    for device in ("meta", "cuda"):
+        images = SimpleNamespace(device=SimpleNamespace(type=device), shape=(64, 2))
+        assert plan.way_per_sample(Form(Mixture, 2), images, 1) is Way.BUILT
+
+
+def test_narrow_channels_last_images_take_the_paired_path(measured, monkeypatch):
     taken = []
-    paired = functional._convolution_of_column_pairs
-    monkeypatch.setattr(functional, "_WIDE_VECTORS", True)
-    monkeypatch.setattr(
-        functional, "_convolution_of_column_pairs", lambda *args: taken.append(args[0].shape) or paired(*args)
-    )
-    MNISTClassifier("hyper")(torch.rand(2, 1, 28, 28))
-    assert taken == [(2, 8, 28, 28)] * 4
+    paired = functional.paired_convolution
+    monkeypatch.setattr(functional, "paired_convolution", lambda *a: taken.append(a[0].shape) or paired(*a))
+    digit_classifier()[1:](torch.rand(2, 8, 28, 28).contiguous(memory_format=torch.channels_last))
+    layer = HyperConv2d(8, 8, 5, padding="same")
+    layer(torch.rand(2, 8, 8, 8))
+    layer(torch.rand(2, 8, 8, 7).contiguous(memory_format=torch.channels_last))
+    assert set(taken) == {(2, 8, 28, 28)} and len(taken) == 4
 
 
 @pytest.mark.parametrize("bias", (False, True))
-def test_stacked_networks_run_in_one_vmap(bias, monkeypatch):
+def test_stacked_networks_run_in_one_vmap(bias, measured):
     torch.manual_seed(0)
-    monkeypatch.setattr(functional, "_WIDE_VECTORS", True)
     networks = [
         nn.Sequential(*(HyperConv2d(*channels, 5, padding="same", bias=bias) for channels in ((2, 8), (8, 4))))
         for _ in range(3)
@@ -612,8 +657,60 @@ def test_generating_together_changes_nothing_but_time():
         results.append((output, *torch.autograd.grad(output.square().sum(), list(network.parameters()))))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
-    assert all(module.ready is None for module in together.modules() if isinstance(module, CoordinateMLP))
     assert torch.equal(copy.deepcopy(together)(images), together(images))
     with pytest.raises(ValueError, match="3 input channels"):
         together(torch.randn(2, 5, 8, 8))
-    assert all(module.ready is None for module in together.modules() if isinstance(module, CoordinateMLP))
+
+
+def test_skip_init_leaves_no_grid_uninitialised():
+    layer = nn.utils.skip_init(HyperConv2d, 4, 4, 5)
+    assert torch.equal(layer.generator.grid, kernel_grid((5, 5)))
+
+
+@pytest.mark.parametrize("scale", (1, 1e2, 1e6))
+@pytest.mark.parametrize("size", ((2,), (1, 2), (2, 2), (3,)))
+def test_kernels_of_few_taps_are_standardised_whatever_the_features_size(size, scale):
+    torch.manual_seed(0)
+    generator = CoordinateMLP((16, 16, *size), norm="stateless")
+    with torch.no_grad():
+        generator.trunk[-2].weight.mul_(scale)
+        kernels = generator().flatten(2) / generator.kernel_std
+        expected = generator.double()().flatten(2) / generator.kernel_std
+    assert kernels.isfinite().all()
+    assert (kernels - expected).abs().max() < 0.01
+
+
+def test_one_tap_kernels_lie_in_memory_as_torch_takes_them():
+    for channels in (2, 4):
+        kernel = HyperConv2d(channels, channels, 1, generator=partial(CoordinateMLP, hidden=(4,))).weight
+        assert kernel.stride() == (channels, 1, 1, 1)
+        images = torch.randn(2, channels, 4, 4, requires_grad=True)
+        F.conv2d(images, kernel, stride=2).sum().backward()
+    assert PER_SAMPLE["coordinate"]((3, 2, 1, 1))(torch.randn(5, 3)).shape == (5, 3, 2, 1, 1)
+
+
+def test_numpy_integers_are_sizes():
+    three, two = np.int64(3), np.int32(2)
+    layer = HyperConv2d(two, two, three, stride=two, padding=np.int64(1), dilation=two, groups=two)
+    plain = nn.Conv2d(2, 2, 3, stride=2, padding=1, dilation=2, groups=2)
+    assert repr(layer).split(", kernel_size")[1].splitlines()[0] == (
+        "=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(2, 2), groups=2, bias=True, padding_mode=zeros"
+    )
+    assert layer(torch.zeros(1, 2, 9, 9)).shape == plain(torch.zeros(1, 2, 9, 9)).shape
+    assert HyperLinear(two, three)(torch.zeros(1, 2)).shape == (1, 3)
+
+
+def test_a_generated_bias_is_shown():
+    assert "bias='generated'" in repr(HyperLinear(2, 3, bias="generated"))
+    assert "bias=False" in repr(HyperLinear(2, 3, bias=False))
+
+
+def test_an_unbatched_volume_that_lies_as_images_do_is_a_volume():
+    layer = HyperConv3d(4, 4, 3)
+    volume = torch.randn(4, 5, 6, 7).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(layer(volume), F.conv3d(volume.contiguous(), layer.weight.contiguous(), layer.bias))
+
+
+def test_complex_coordinates_are_refused_in_words():
+    with pytest.raises(ValueError, match=r"makes real kernels, not torch\.complex64"):
+        HyperConv2d(2, 2, 3, dtype=torch.complex64)
