@@ -43,6 +43,7 @@ from .layers import (
 from .together import GeneratedTogether
 
 if TYPE_CHECKING:
+    from .experiments.trained import load_trained
     from .training.classifier import MNISTClassifier
 
 __version__ = "0.2.0"
@@ -77,13 +78,14 @@ __all__ = [
     "hyperize",
     "kernel_grid",
     "linear_per_sample",
+    "load_trained",
     "local_filter",
     "magnitude_invariant",
     "patch_convolution",
     "resize",
 ]
 
-_LATER = {"MNISTClassifier": ".training.classifier"}
+_LATER = {"MNISTClassifier": ".training.classifier", "load_trained": ".experiments.trained"}
 
 
 def __getattr__(name: str) -> Any:
