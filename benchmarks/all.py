@@ -96,7 +96,8 @@ def main(settings: All) -> int:
     if file.is_dir():
         raise InputError(f"--csv {file} is a folder; give a file")
     check_writable(file.parent)
-    keep_freed_memory()
+    if device.type == "cpu":
+        keep_freed_memory()
     start = time.monotonic()
     deadline = start + 60 * settings.minutes
     jobs = [job for name in settings.only or _BENCHMARKS for job in jobs_of(name, device, settings)]

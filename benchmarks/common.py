@@ -320,7 +320,8 @@ def device_of(name: str) -> torch.device:
 def measure(title: str, cases: Sequence[Case], settings: Settings, rounds: int) -> list[Row]:
     """Measure, print and, if a file is asked for, write all cases of a benchmark that is run by itself."""
     machine = settings.machine()
-    keep_freed_memory()
+    if machine.device.type == "cpu":
+        keep_freed_memory()
     print(f"{title}: ratio, median of {rounds} rounds (quartiles), on {machine}")
     rows: list[Row] = []
     with machine.arithmetic():
@@ -336,10 +337,13 @@ def measure(title: str, cases: Sequence[Case], settings: Settings, rounds: int) 
 
 
 def keep_freed_memory() -> None:
-    """As training does."""
-    from hyperconv.training.fit import keep_freed_memory
-
-    keep_freed_memory()
+    """As training does, which needs more than torch; a GPU's memory is kept anyway."""
+    try:
+        from hyperconv.training.fit import keep_freed_memory
+    except ModuleNotFoundError as error:
+        print(f"{error}: freed memory goes back to the system, unlike in training")
+    else:
+        keep_freed_memory()
 
 
 def only(cases: Sequence[Case], part: str) -> list[Case]:
