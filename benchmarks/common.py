@@ -33,7 +33,7 @@ Run = Callable[[], Any]
 Seconds = dict[str, list[float]]
 Precision = Literal["float32", "tf32", "bf16"]
 Given = TypeVar("Given")
-_TURN_S = 0.05  # what takes less is lost in noise
+_TURN_S, _LONG_S = 0.05, 0.5  # what takes less is lost in noise; what takes more fills the caches itself
 FEWEST_ROUNDS = 3
 
 
@@ -187,7 +187,7 @@ class Sides(Case):
 def alternate(sides: Mapping[str, Run], device: torch.device, rounds: int, seconds: float | None = None) -> Seconds:
     """Seconds a run of each side, one value a round.
 
-    The order changes from round to round, and a run that is not timed comes before those that are: whoever comes
+    The order changes from round to round, and before short runs that are timed comes one that is not: whoever comes
     after a side that fills the caches is slower.
 
     Args:
@@ -196,28 +196,30 @@ def alternate(sides: Mapping[str, Run], device: torch.device, rounds: int, secon
     for run in sides.values():
         run()  # whatever is chosen, compiled or allocated once
     once = {side: _seconds_a_run(run, 1, device) for side, run in sides.items()}
+    warm = {side: each < _LONG_S for side, each in once.items()}
     turn = _TURN_S if seconds is None else min(_TURN_S, seconds / len(sides) / 10)
     runs = {side: max(1, round(turn / each)) for side, each in once.items()}
     if seconds is not None:
-        a_round = sum((runs[side] + 1) * each for side, each in once.items())
+        a_round = sum((runs[side] + warm[side]) * each for side, each in once.items())
         rounds = max(FEWEST_ROUNDS, min(rounds, int(seconds / a_round)))
     times: Seconds = {side: [] for side in sides}
     order, shuffle = list(sides), random.Random(0).shuffle
     for _ in range(rounds):
         shuffle(order)
         for side in order:
+            if warm[side]:
+                sides[side]()
             times[side].append(_seconds_a_run(sides[side], runs[side], device))
     return times
 
 
 def _seconds_a_run(run: Run, runs: int, device: torch.device) -> float:
-    """Mean of so many runs, after one more.
+    """Mean of so many runs.
 
     On a GPU between two events in its queue, around runs that nothing synchronises. That is what a step takes in a
     training loop: launches that Python makes too slowly count, as gaps between kernels; the wait at the end, which such
     a loop does not have, does not count. ``torch.utils.benchmark`` would add that wait to every timing.
     """
-    run()
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()

@@ -53,7 +53,7 @@ def swinging(batch: int, times: int, device: torch.device) -> Tensor:
 
 
 def cases(machine: Machine, quick: bool = False) -> list[Case]:
-    return [case(machine, 2, observed=2) if quick else case(machine, 64)]
+    return [case(machine, 2, observed=2) if quick else case(machine, 16)]
 
 
 def case(machine: Machine, batch: int, observed: int = _OBSERVED) -> Case:
