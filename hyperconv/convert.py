@@ -5,9 +5,8 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -16,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .generators import CoordinateMLP, Generator, StartAtKernel
 from .layers import (
+    CACHED,
     CachedKernel,
     HyperConv1d,
     HyperConv2d,
@@ -26,7 +26,10 @@ from .layers import (
     HyperLayer,
     HyperLinear,
 )
-from .together import GeneratedTogether
+from .together import layer_by_layer, plain_sequential
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _HYPER: dict[type[nn.Module], type[HyperLayer]] = {
     nn.Conv1d: HyperConv1d,
@@ -118,7 +121,7 @@ def bake(module: nn.Module, context: Tensor | None = None, check: Any = None) ->
     def replacement(name: str, layer: nn.Module) -> nn.Module | None:
         return _plain_twin(layer, context) if isinstance(layer, HyperLayer) else None
 
-    baked = _apart(_replace(copy.deepcopy(module), replacement))
+    baked = plain_sequential(_replace(copy.deepcopy(module), replacement))
     if check is not None:
         _compare(module, baked, context, check if isinstance(check, tuple) else (check,))
     return baked
@@ -128,7 +131,8 @@ def bake(module: nn.Module, context: Tensor | None = None, check: Any = None) ->
 def cached(module: nn.Module, context: Tensor | None = None) -> Iterator[nn.Module]:
     """For inference: within the ``with`` block, every kernel is generated once.
 
-    Layers may then be called without a context, as whatever contains them does that was not written for one.
+    Layers may then be called without a context, as whatever contains them does that was not written for one. Only the
+    thread (or asyncio task) that entered the block is served from it: others may serve other contexts meanwhile.
 
     Args:
         module: any network with hyper layers, or such a layer.
@@ -144,15 +148,8 @@ def cached(module: nn.Module, context: Tensor | None = None) -> Iterator[nn.Modu
     ...     layer(torch.zeros(1, 3, 8, 8)).shape
     torch.Size([1, 8, 4, 4])
     """
-    before = [(layer, layer.cache) for _, layer in _hyper_layers(module)]
-    try:
-        for layer, _ in before:
-            layer.cache = None
-            layer.cache = CachedKernel(layer, context)
+    with CACHED.within({layer: CachedKernel(layer, context) for _, layer in _hyper_layers(module)}):
         yield module
-    finally:
-        for layer, cache in before:
-            layer.cache = cache
 
 
 def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
@@ -175,7 +172,7 @@ def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
     """
     if not isinstance(layer.generator, CoordinateMLP):
         raise ValueError(f"only a CoordinateMLP's kernel can be sampled anew, not a {type(layer.generator).__name__}'s")
-    old, new = layer.kernel_size, layer._per_axis("kernel_size", kernel_size, at_least=1)
+    old, new = layer.kernel_size, layer.per_axis("kernel_size", kernel_size, at_least=1)
     twin = copy.deepcopy(layer)
     twin.kernel_size = new
     twin.generator = layer.generator.resized(new)
@@ -193,7 +190,7 @@ def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
     return twin
 
 
-def cost(module: nn.Module, *inputs: Any) -> pd.DataFrame:
+def cost(module: nn.Module, *inputs: Any) -> "pd.DataFrame":
     """What the hyper layers of a network store and compute.
 
     Args:
@@ -206,6 +203,9 @@ def cost(module: nn.Module, *inputs: Any) -> pd.DataFrame:
         in each row, once in the sum), ``baked`` (parameters of the plain layer), and, with inputs, ``generate`` and
         ``apply`` (operations of the call).
 
+    Raises:
+        ImportError: pandas, of whose tables this is one, is not installed.
+
     Warns:
         UserWarning: a generator that stores more than the kernel that it makes.
 
@@ -213,6 +213,10 @@ def cost(module: nn.Module, *inputs: Any) -> pd.DataFrame:
     >>> table.loc["0", ["stored", "baked"]].tolist()
     [1744, 1600]
     """
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        raise ImportError("hyperconv.cost needs pandas: pip install hyperconv[experiments]", name="pandas") from error
     layers = {name or type(layer).__name__: layer for name, layer in _hyper_layers(module)}
     table = pd.DataFrame(
         {"stored": map(_numbers, layers.values()), "baked": map(_baked_numbers, layers.values())}, index=list(layers)
@@ -242,7 +246,7 @@ def _hyper_layers(module: nn.Module) -> list[tuple[str, HyperLayer]]:
 @torch.no_grad()
 def _operations(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, int]]:
     """Operations to generate and in all, of every hyper layer, over all its calls in one call of the network."""
-    network = _apart(copy.deepcopy(module).eval())
+    network = copy.deepcopy(module).eval()
     layers = [layer for _, layer in _hyper_layers(network)]
     generate, whole = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0)
     running: list[HyperLayer] = []
@@ -274,16 +278,9 @@ def _operations(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, i
         for layer in layers:
             layer.register_forward_pre_hook(begin)
             layer.register_forward_hook(end)
-        network(*inputs)
+        with layer_by_layer():
+            network(*inputs)
     return [(generate[layer], whole[layer]) for layer in layers]
-
-
-def _apart(module: nn.Module) -> nn.Module:
-    """With plain ``nn.Sequential`` in place of `GeneratedTogether`, which would generate outside of the layers."""
-    for part in module.modules():
-        if type(part) is GeneratedTogether:
-            part.__class__ = nn.Sequential
-    return module
 
 
 def _replace(module: nn.Module, replacement: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:

@@ -1,9 +1,16 @@
 """Where a kernel's taps lie: grids of kernel coordinates, in any number of dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+Sizes = int | Sequence[int]
+
+
+def per_axis(value: Sizes, axes: int) -> tuple[int, ...]:
+    """One number for each axis, from these numbers or from the one that they all have."""
+    return tuple(value) if isinstance(value, Iterable) else (value,) * axes
 
 
 def kernel_grid(

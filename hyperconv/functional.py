@@ -1,7 +1,7 @@
 """Kernel and input in, output out: one kernel for all, one a sample, one a patch, one a position.
 
-No parameters live here, and no batch size is fixed anywhere: it is ``shape[0]`` throughout, since torch.export takes
-``len`` for a constant.
+Every function is one way to compute; which to take where, `hyperconv.plan` decides for layers. No parameters live here,
+and no batch size is fixed anywhere: it is ``shape[0]`` throughout, since torch.export takes ``len`` for a constant.
 """
 
 import math
@@ -12,15 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Sizes = int | Sequence[int]
+from .coordinates import Sizes, per_axis
+
 Backend = Literal["auto", "grouped", "unfold", "loop"]
 LinearBackend = Literal["auto", "grouped", "bmm", "loop"]
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-# AVX-512 works on 16 floats at once, one a channel: with 8 channels or fewer, half of it would idle
-_WIDE_VECTORS = torch.backends.cpu.get_cpu_capability() == "AVX512"
-_NARROW = 8
 
 
 def convolution(
@@ -56,44 +54,44 @@ def convolution(
         raise ValueError(
             f"a kernel {tuple(kernel.shape)} in {groups} groups does not fit an input {tuple(input.shape)}"
         )
-    plain = _is(stride, 1) and _is(dilation, 1) and groups == 1 and bias is None
-    # torch.compile fuses what lies around a convolution, and does that badly across the pairing
-    if plain and _WIDE_VECTORS and not torch.compiler.is_compiling() and _pairing_pays(input, kernel, padding):
-        return _convolution_of_column_pairs(input, kernel)
-    if input.is_contiguous() or not _lies_channels_last(input):
+    if not lies_channels_last(input) or kernel.dim() != 4:
         # torch 2.14 can crash on a small kernel that lies channels last where the input does not
         kernel = kernel.clone(memory_format=torch.contiguous_format)
     return _CONVOLUTION[dims](input, kernel, bias, stride, padding, dilation, groups)
 
 
-def _lies_channels_last(input: Tensor) -> bool:
+def lies_channels_last(input: Tensor) -> bool:
+    """Whether a batch of images lies channels last in memory, and in no other way."""
     # within torch.vmap, a tensor can be asked for no other memory format
-    return input.dim() == 4 and input.permute(0, 2, 3, 1).is_contiguous()
+    return input.dim() == 4 and not input.is_contiguous() and input.permute(0, 2, 3, 1).is_contiguous()
 
 
-def _is(setting: Sizes, value: int) -> bool:
-    return setting == value or (not isinstance(setting, int) and set(setting) == {value})
+def paired_convolution(input: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`convolution` with padding ``same``, on an image half as wide with twice the channels.
 
+    Channels last, two neighbouring columns of C channels are one column of 2C without moving a number: vector units
+    that are wider than C channels are then filled. The kernel of the paired image holds the original one twice, shifted
+    by a column for the second column of an output pair.
 
-def _pairing_pays(input: Tensor, kernel: Tensor, padding: str | Sizes) -> bool:
-    return (
-        padding == "same"
-        and input.dim() == 4
-        and input.device.type == "cpu"
-        and max(kernel.shape[:2]) <= _NARROW
-        and kernel.shape[2] % 2 == kernel.shape[3] % 2 == 1 < kernel.shape[3]
-        and input.shape[3] % 2 == 0
-        and input.shape[1] == kernel.shape[1] > 1
-        and _lies_channels_last(input)
-    )
+    Args:
+        input: ``(B, I, H, W)``, W even.
+        kernel: ``(O, I, *k)``, k odd.
+        bias: ``(O,)`` or None.
 
+    Returns:
+        ``(B, O, H, W)``, channels last in memory.
 
-def _convolution_of_column_pairs(input: Tensor, kernel: Tensor) -> Tensor:
-    """The same convolution on an image half as wide with twice the channels.
+    Raises:
+        ValueError: an odd width or an even kernel.
 
-    Channels last, two neighbouring columns of C channels are one column of 2C without moving a number. The kernel
-    of the paired image holds the original one twice, shifted by a column for the second column of an output pair.
+    >>> paired_convolution(torch.zeros(2, 3, 8, 8), torch.zeros(4, 3, 5, 5)).shape
+    torch.Size([2, 4, 8, 8])
     """
+    if input.shape[3] % 2 or not all(size % 2 for size in kernel.shape[2:]):
+        raise ValueError(
+            f"pairs need an image of even width and a kernel of odd size, got {tuple(input.shape)} and "
+            f"{tuple(kernel.shape)}"
+        )
     batch, in_channels, height, width = input.shape
     out_channels, _, rows, columns = kernel.shape
     reach = (columns // 2 + 1) // 2
@@ -108,7 +106,8 @@ def _convolution_of_column_pairs(input: Tensor, kernel: Tensor) -> Tensor:
         .permute(0, 3, 1, 2)
     )
     pairs = input.permute(0, 2, 3, 1).reshape(batch, height, width // 2, 2 * in_channels).permute(0, 3, 1, 2)
-    output = F.conv2d(pairs, paired_kernel, padding=(rows // 2, reach))
+    paired_bias = None if bias is None else bias.repeat(2)
+    output = F.conv2d(pairs, paired_kernel, paired_bias, padding=(rows // 2, reach))
     return output.permute(0, 2, 3, 1).reshape(batch, height, width, out_channels).permute(0, 3, 1, 2)
 
 
@@ -120,6 +119,8 @@ def decomposed_convolution(
     stride: Sizes = 1,
     padding: str | Sizes = 0,
     dilation: Sizes = 1,
+    *,
+    in_one_product: bool = False,
 ) -> Tensor:
     """Convolve with ``sum_f mixing[o, f, i] filters[f]`` without ever building that kernel.
 
@@ -131,6 +132,8 @@ def decomposed_convolution(
         filters: ``(F, *k)``.
         mixing: ``(O, F, I)``.
         bias: ``(O,)`` or None.
+        in_one_product: filter by a product with a matrix of the image's size in and out, which is faster for images of
+            few pixels, in place of a convolution for each filter.
 
     Returns:
         ``(B, O, *S')`` or ``(O, *S')``, equal to `convolution` with the kernel built, if the images are finite. It may
@@ -154,7 +157,7 @@ def decomposed_convolution(
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"a bias of shape {tuple(bias.shape)} for {outputs} output channels")
 
-    if _few_pixels(channels, input.shape[-dims:], filters.shape[1:], stride, padding, dilation):
+    if in_one_product:
         filtered = _filtered_in_one_product(input, filters, stride, padding, dilation)
         return F.linear(filtered, mixing.flatten(1), bias).movedim(-1, -1 - dims)
 
@@ -164,27 +167,6 @@ def decomposed_convolution(
 
     pointwise = mixing.flatten(1).unflatten(1, (-1, *(1,) * dims))
     return _CONVOLUTION[dims](torch.cat([filtered_by(each) for each in filters], dim=-1 - dims), pointwise, bias)
-
-
-def _few_pixels(
-    channels: int,
-    image_size: Sequence[int],
-    kernel_size: Sequence[int],
-    stride: Sizes,
-    padding: str | Sizes,
-    dilation: Sizes,
-) -> bool:
-    """Whether images are small enough for `_filtered_in_one_product`, whose matrix has their size in and out.
-
-    No more pixels than channels: the matrix's gradient, an image a time, is then no larger than the filtered images.
-    """
-    # an exported program serves images of any size
-    if torch.compiler.is_compiling():
-        return False
-    dims = len(image_size)
-    outputs = _output_size(image_size, kernel_size, _per_axis(stride, dims), padding, _per_axis(dilation, dims))
-    most = min(8 * math.prod(kernel_size), channels, 14**2)
-    return math.prod(image_size) <= most and math.prod(outputs) <= most
 
 
 def _filtered_in_one_product(
@@ -205,56 +187,6 @@ def _filtered_in_one_product(
     # (S' F, I): the order in which channels of filters lie side by side
     product = torch.bmm(matrix.expand(images.shape[0], -1, -1), images) if images.dim() > 2 else matrix @ images
     return product.unflatten(-2, (*responses.shape[2:], -1)).flatten(-2)
-
-
-def decomposition_pays(
-    input: Tensor,
-    kernel_shape: Sequence[int],
-    filters: int,
-    stride: Sequence[int] = (1, 1),
-    padding: str | Sizes = "same",
-    dilation: Sequence[int] = (1, 1),
-) -> bool:
-    """Whether `decomposed_convolution` is faster than to generate the kernel and convolve with it.
-
-    Fitted to training steps on a CPU (``benchmarks/decomposition.py``), of images that lie channels last, in single
-    precision, up to 7x7 taps, 12,544 output positions in a batch and 64 MiB of filtered images, of which two copies
-    exist for a moment. Beyond these bounds, and where torch.compile or autocast are at work, the answer is no. Both
-    sides of the comparison are times for an input channel, in multiplications of the convolution: to mix F filtered
-    images costs what a generated kernel of F taps costs, and the taps that this spares must pay for filtering.
-    """
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False
-    if input.device.type != "cpu" or input.dtype != torch.float32:
-        return False
-    if input.is_contiguous() or not _lies_channels_last(input):
-        return False
-    outputs, inputs, *size = kernel_shape
-    taps = math.prod(size)
-    positions = input.shape[0] * math.prod(_output_size(input.shape[2:], size, stride, padding, dilation))
-    if taps > 49 or positions > 16 * 28**2 or filters * inputs * positions > 2**24:
-        return False
-    if _few_pixels(inputs, input.shape[2:], size, stride, padding, dilation):
-        filtering, calls = math.prod(input.shape[2:]) + 150, 2e7
-    else:
-        filtering, calls = 8 * taps + 50, 5e7
-    return filters * positions * filtering + calls / inputs < (taps - filters) * outputs * (positions + 215)
-
-
-def _output_size(
-    sizes: Sequence[int],
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: str | Sizes,
-    dilation: Sequence[int],
-) -> list[int]:
-    if padding == "same":
-        return list(sizes)
-    pads = (0,) * len(sizes) if isinstance(padding, str) else _per_axis(padding, len(sizes))
-    return [
-        max(0, (size + 2 * pad - reach * (taps - 1) - 1) // step + 1)
-        for size, taps, step, pad, reach in zip(sizes, kernel_size, stride, pads, dilation, strict=True)
-    ]
 
 
 def transposed_convolution(
@@ -313,7 +245,7 @@ def convolution_per_sample(
     """
     dims = _check_per_sample(input, kernels, bias, groups, input_axis=2)
     kernel_size = kernels.shape[3:]
-    stride, dilation = _per_axis(stride, dims), _per_axis(dilation, dims)
+    stride, dilation = per_axis(stride, dims), per_axis(dilation, dims)
     input, padding = _padded(input, kernel_size, padding, dilation, stride)
     run = _choose(_CONVOLUTION_BACKENDS, backend)
     if input.shape[0] == 0:
@@ -358,7 +290,7 @@ def transposed_convolution_per_sample(
         settings = (stride, padding, output_padding, groups, dilation)
         return _add_bias(transposed_convolution(input, empty, None, *settings), bias)
     output = _TRANSPOSED[dims](
-        input.reshape(1, batch * channels, *input.shape[2:]),
+        input.contiguous().view(1, batch * channels, *input.shape[2:]),
         kernels.flatten(0, 1),
         None,
         stride,
@@ -477,7 +409,7 @@ def linear_per_sample(
         )
     _check_bias(bias, input.shape[0], weights.shape[1])
     run = _choose(_LINEAR_BACKENDS, backend)
-    if input.shape[0] == 0:
+    if 0 in input.shape[:-1]:
         run = _linear_bmm
     output = run(input.flatten(1, -2) if input.dim() > 2 else input.unsqueeze(1), weights)
     return _add_bias_last(output.reshape(*input.shape[:-1], weights.shape[1]), bias)
@@ -534,7 +466,7 @@ def local_filter(input: Tensor, filters: Tensor, kernel_size: Sizes) -> Tensor:
     >>> local_filter(torch.ones(1, 1, 4, 4), torch.ones(1, 9, 4, 4), 3)[0, 0, 0]
     tensor([4., 6., 6., 4.])
     """
-    rows, columns = _per_axis(kernel_size, 2)
+    rows, columns = per_axis(kernel_size, 2)
     if rows % 2 == 0 or columns % 2 == 0:
         raise ValueError(f"kernel sizes must be odd, got {(rows, columns)}")
     expected = (input.shape[0], rows * columns, *input.shape[2:])
@@ -673,17 +605,13 @@ def _check_factors(input: Tensor, coefficients: Tensor, basis: Tensor, groups: i
         )
 
 
-def _per_axis(value: Sizes, dims: int) -> tuple[int, ...]:
-    return (value,) * dims if isinstance(value, int) else tuple(value)
-
-
 def _padded(
     input: Tensor, kernel_size: Sequence[int], padding: str | Sizes, dilation: Sequence[int], stride: Sequence[int]
 ) -> tuple[Tensor, tuple[int, ...]]:
     """The input with what the convolutions cannot pad themselves, and the padding that is left to them."""
     dims = len(kernel_size)
     if not isinstance(padding, str):
-        return input, _per_axis(padding, dims)
+        return input, per_axis(padding, dims)
     if padding == "valid":
         return input, (0,) * dims
     if padding != "same":
@@ -698,7 +626,8 @@ def _padded(
 
 def _grouped(input: Tensor, kernels: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
     batch, channels = input.shape[:2]
-    joined = input.reshape(1, batch * channels, *input.shape[2:])
+    # with a single sample, an image that lies channels last stays so, which torch's grouped weight gradient misreads
+    joined = input.contiguous().view(1, batch * channels, *input.shape[2:])
     run = _CONVOLUTION[input.dim() - 2]
     output = run(joined, kernels.flatten(0, 1), None, stride, padding, dilation, batch * groups)
     return output.unflatten(1, (batch, kernels.shape[1])).squeeze(0)
@@ -750,19 +679,6 @@ def _choose(backends: dict[str, Callable[..., Tensor]], backend: str) -> Callabl
     if backend not in backends:
         raise ValueError(f"backend must be one of {', '.join(backends)}; got {backend!r}")
     return backends[backend]
-
-
-def contraction_pays(batch: int, positions: int, number: int) -> bool:
-    """Whether mixing ``number`` results of ``positions`` each is faster than mixing as many kernels into one a sample.
-
-    For every weight of a kernel: contraction multiplies it ``number`` times at every position. Otherwise it is mixed
-    from ``number`` weights, which costs as much as 9 multiplications each, and applied at every position, which costs
-    1.5. Whatever the batch, contraction reads and writes the basis once more, which costs 38 for each of ``number``.
-    The constants are those of ``benchmarks/per_sample.py`` on a CPU.
-    """
-    saved = 9 * number + 1.5 * positions - positions * number
-    # a compiled or exported layer serves batches of any size, and takes them for large
-    return saved >= 0 if torch.compiler.is_compiling() else batch * saved >= 38 * number
 
 
 def _add_bias(output: Tensor, bias: Tensor | None) -> Tensor:

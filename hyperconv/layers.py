@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from operator import index
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import functional
-from .functional import Sizes
-from .generators import CoordinateMLP, DenseGenerator, Factors, Generator
-from .generators.base import Filters, full_precision
+from . import functional, plan
+from .calls import PerCall, hooks_of
+from .coordinates import Sizes, per_axis
+from .generators import CoordinateMLP, DenseGenerator, Form, Generator
+from .plan import Way
 
 Bias = bool | Literal["generated"]
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -30,14 +32,16 @@ class CachedKernel:
         self.kernel = layer.generator(self.context)
         self.bias = None if layer.bias_generator is None else layer.bias_generator(self.context)
         self._made_from = self._sources(layer)
-        # an address identifies a tensor only while the tensor exists
-        self._alive = [*_tensors(layer), self.context]
+        # an address identifies what lies there only while that exists
+        modules = _generator_modules(layer)
+        hooks = [hook for module in modules for hook in hooks_of(module)]
+        self._alive = [*_tensors(layer), self.context, *modules, *hooks]
 
     def _sources(self, layer: "HyperLayer") -> list[object]:
-        generators = [layer.generator, layer.bias_generator]
-        modes = [generator.training for generator in generators if generator is not None]
-        return [*map(id, generators), *modes, *map(_identity, _tensors(layer)), _identity(self.context)]
+        modules = list(map(_what_runs, _generator_modules(layer)))
+        return [*modules, *map(_identity, _tensors(layer)), _identity(self.context)]
 
+    @torch.compiler.disable
     def check(self, layer: "HyperLayer", context: Tensor | None) -> None:
         """Raise RuntimeError if what is cached is not what the layer would generate now."""
         if torch.is_grad_enabled():
@@ -48,9 +52,21 @@ class CachedKernel:
             raise RuntimeError("called with another context than the kernels were cached for")
 
 
+CACHED: PerCall[CachedKernel] = PerCall("cached kernels")
+
+
+def _generator_modules(layer: "HyperLayer") -> list[nn.Module]:
+    generators = [each for each in (layer.generator, layer.bias_generator) if each is not None]
+    return [part for generator in generators for part in generator.modules()]
+
+
 def _tensors(layer: "HyperLayer") -> list[Tensor]:
     generators = [each for each in (layer.generator, layer.bias_generator) if each is not None]
     return [tensor for each in generators for tensor in (*each.parameters(), *each.buffers())]
+
+
+def _what_runs(module: nn.Module) -> tuple[object, ...]:
+    return id(module), module.training, *map(id, hooks_of(module))
 
 
 def _identity(tensor: Tensor | None) -> tuple[int, int, int] | None:
@@ -66,10 +82,7 @@ class HyperLayer(nn.Module):
     Attributes:
         generator: computes ``weight``.
         bias_generator: computes the bias from the same context, where ``bias="generated"``; else None.
-        cache: set by `hyperconv.cached` while it lasts.
     """
-
-    cache: CachedKernel | None = None
 
     def __init__(
         self,
@@ -112,10 +125,6 @@ class HyperLayer(nn.Module):
         """That of ``torch.nn``'s bias, ``1 / sqrt(3 fan_in)``."""
         return (3 * math.prod(self.generator.kernel_shape[1:])) ** -0.5
 
-    def __getstate__(self) -> dict[str, object]:
-        # a copy or a file made while kernels are cached would never be told when that ends
-        return {**self.__dict__, "cache": None}
-
     def reset_parameters(self) -> None:
         """Draw new parameters for generators and bias, at the scale of ``torch.nn``'s layer."""
         self.generator.reset_parameters()
@@ -132,39 +141,51 @@ class HyperLayer(nn.Module):
     def weight(self) -> Tensor:
         """The generated kernel, in the shape of ``torch.nn``'s weight; computed at each access, differentiable.
 
+        Within `hyperconv.cached`, the cached one.
+
         Raises:
-            ValueError: a generator that needs a context; ask ``layer.generator(context)`` instead.
+            AttributeError: a generator that needs a context; ask ``layer.generator(context)`` instead.
         """
-        return self.generator()
+        return self._weight()
+
+    def _weight(self) -> Tensor:
+        if self.cached_kernel is None and self.generator.context_dim is not None:
+            raise AttributeError(
+                f"the weight of this {type(self).__name__} depends on a context of width "
+                f"{self.generator.context_dim}: ask layer.generator(context)"
+            )
+        return self._kernel(None)
+
+    def __getattr__(self, name: str) -> Any:
+        # where a property raises AttributeError, torch says that there is no such property
+        return self._weight() if name == "weight" else super().__getattr__(name)
+
+    @property
+    def cached_kernel(self) -> CachedKernel | None:
+        """What `hyperconv.cached` has made for the thread that asks."""
+        return CACHED.get(self)
 
     def _kernel(self, context: Tensor | None) -> Tensor:
-        if self.cache is None:
+        cached = self.cached_kernel
+        if cached is None:
             return self.generator(context)
-        self.cache.check(self, context)
-        return self.cache.kernel
+        cached.check(self, context)
+        return cached.kernel
 
-    def _factors(self, context: Tensor, positions: int) -> Factors | None:
-        """The generator's factors, if it has some and to contract them is faster than to build a kernel a sample."""
-        number = self._number_of("factor")
-        if number is None or not functional.contraction_pays(context.shape[0], positions, number):
+    def _form(self, per_sample: bool) -> Form | None:
+        """What the generator can return in place of a built kernel."""
+        if self.cached_kernel is not None or not isinstance(self.generator, Generator):
             return None
-        with full_precision(self.generator):
-            return self.generator.factors(self.generator.checked(context))
-
-    def _filters(self, context: Tensor | None) -> Filters:
-        with full_precision(self.generator):
-            return self.generator.filters(self.generator.checked(context))
-
-    def _number_of(self, part: Literal["factor", "filter"]) -> int | None:
-        """The generator's ``part``s, if these may stand for a call of it."""
-        if self.cache is not None or not isinstance(self.generator, Generator):
-            return None
-        return getattr(self.generator, f"{part}_count") if self.generator.speaks_through(f"{part}s") else None
+        return self.generator.form(per_sample)
 
     def _bias(self, context: Tensor | None) -> Tensor | None:
         if self.bias_generator is None:
             return self.bias
-        return self.bias_generator(context) if self.cache is None else self.cache.bias
+        cached = self.cached_kernel
+        return self.bias_generator(context) if cached is None else cached.bias
+
+    def _bias_kind(self) -> Bias:
+        return "generated" if self.bias_generator is not None else self.bias is not None
 
     def _check_channels(self, input: Tensor) -> None:
         """Raise ValueError for an input with other channels than the layer's."""
@@ -173,8 +194,9 @@ class HyperLayer(nn.Module):
     def _check_batch(self, input: Tensor, context: Tensor | None, batched_rank: int) -> bool:
         """Whether there is a kernel a sample."""
         self._check_channels(input)
-        if context is None and self.cache is not None:
-            context = self.cache.context
+        cached = self.cached_kernel
+        if context is None and cached is not None:
+            context = cached.context
         if context is None or context.dim() < 2:
             return False
         if input.dim() != batched_rank:
@@ -207,20 +229,21 @@ class _HyperConvNd(HyperLayer):
         dtype: torch.dtype | None,
         generator: Callable[..., Generator],
     ) -> None:
+        in_channels, out_channels, groups = map(index, (in_channels, out_channels, groups))
         if in_channels < 1 or out_channels < 1:
             raise ValueError(f"channels must be 1 or more, got {in_channels} in, {out_channels} out")
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f"groups {groups} do not divide {in_channels} input and {out_channels} output channels")
         if padding_mode not in _PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}; got {padding_mode!r}")
-        kernel_size = self._per_axis("kernel_size", kernel_size, at_least=1)
+        kernel_size = self.per_axis("kernel_size", kernel_size, at_least=1)
         sides = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         super().__init__((sides[0], sides[1] // groups, *kernel_size), out_channels, bias, generator, device, dtype)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size
-        self.stride = self._per_axis("stride", stride, at_least=1)
-        self.dilation = self._per_axis("dilation", dilation, at_least=1)
+        self.stride = self.per_axis("stride", stride, at_least=1)
+        self.dilation = self.per_axis("dilation", dilation, at_least=1)
         self.groups = groups
         self.padding_mode = padding_mode
         if isinstance(padding, str):
@@ -230,10 +253,15 @@ class _HyperConvNd(HyperLayer):
                 raise ValueError(f"padding 'same' needs stride 1, got {self.stride}")
             self.padding: str | tuple[int, ...] = padding
         else:
-            self.padding = self._per_axis("padding", padding, at_least=0)
+            self.padding = self.per_axis("padding", padding, at_least=0)
 
-    def _per_axis(self, name: str, value: Sizes, at_least: int) -> tuple[int, ...]:
-        values = (value,) * self.dims if isinstance(value, int) else tuple(value)
+    def per_axis(self, name: str, value: Sizes, at_least: int) -> tuple[int, ...]:
+        """``value`` as a number an axis.
+
+        Raises:
+            ValueError: numbers for other axes, or below ``at_least``; the message calls them ``name``.
+        """
+        values = tuple(map(index, per_axis(value, self.dims)))
         if len(values) != self.dims or min(values) < at_least:
             raise ValueError(f"{name} must be {self.dims} numbers of {at_least} or more, got {value}")
         return values
@@ -246,11 +274,10 @@ class _HyperConvNd(HyperLayer):
             )
 
     def extra_repr(self) -> str:
-        bias = "'generated'" if self.bias_generator is not None else self.bias is not None
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
-            f"bias={bias}, padding_mode={self.padding_mode}"
+            f"bias={self._bias_kind()!r}, padding_mode={self.padding_mode}"
         )
 
 
@@ -311,22 +338,24 @@ class _HyperConv(_HyperConvNd):
         if self.padding_mode != "zeros":
             input = F.pad(input, self._edges(), mode=self.padding_mode)
             padding = 0
-        settings = (self._bias(context), self.stride, padding, self.dilation, self.groups)
-        if not per_sample:
-            if self._decomposes(input, padding):
-                return functional.decomposed_convolution(input, *self._filters(context), *settings[:-1])
-            return functional.convolution(input, self._kernel(context), *settings)
-        factors = self._factors(context, math.prod(input.shape[2:]) // math.prod(self.stride))
-        if factors is not None:
-            return functional.contracted_convolution(input, *factors, *settings)
-        return functional.convolution_per_sample(input, self._kernel(context), *settings)
-
-    def _decomposes(self, input: Tensor, padding: str | Sizes) -> bool:
-        number = self._number_of("filter") if self.groups == 1 else None
-        if number is None:
-            return False
-        settings = (self.stride, padding, self.dilation)
-        return functional.decomposition_pays(input, self.generator.kernel_shape, number, *settings)
+        bias, form, kernel_shape = self._bias(context), self._form(per_sample), self.generator.kernel_shape
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        if per_sample:
+            positions = math.prod(input.shape[2:]) // math.prod(self.stride)
+            if plan.way_per_sample(form, input, positions) is Way.CONTRACTED:
+                mixture = self.generator.in_form(form.kind, context)
+                return functional.contracted_convolution(input, *mixture, bias, *geometry)
+            return functional.convolution_per_sample(input, self._kernel(context), bias, *geometry)
+        way = plan.way_for_all(form, input, kernel_shape, *geometry)
+        if way in (Way.FILTERED, Way.FILTERED_IN_ONE_PRODUCT):
+            filters = self.generator.in_form(form.kind, context)
+            in_one_product = way is Way.FILTERED_IN_ONE_PRODUCT
+            return functional.decomposed_convolution(
+                input, *filters, bias, *geometry[:-1], in_one_product=in_one_product
+            )
+        if way is Way.PAIRED:
+            return functional.paired_convolution(input, self._kernel(context), bias)
+        return functional.convolution(input, self._kernel(context), bias, *geometry)
 
 
 class _HyperConvTranspose(_HyperConvNd):
@@ -367,7 +396,7 @@ class _HyperConvTranspose(_HyperConvNd):
             dtype,
             generator,
         )
-        self.output_padding = self._per_axis("output_padding", output_padding, at_least=0)
+        self.output_padding = self.per_axis("output_padding", output_padding, at_least=0)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None, context: Tensor | None = None) -> Tensor:
         """Convolve ``(B, I, *S)`` or ``(I, *S)``, transposed, with the kernel generated from ``context``.
@@ -387,9 +416,10 @@ class _HyperConvTranspose(_HyperConvNd):
         settings = (self._bias(context), self.stride, self.padding, output_padding, self.groups, self.dilation)
         if not per_sample:
             return functional.transposed_convolution(input, self._kernel(context), *settings)
-        factors = self._factors(context, math.prod(self._smallest(input)))
-        if factors is not None:
-            return functional.contracted_transposed_convolution(input, *factors, *settings)
+        form = self._form(per_sample)
+        if plan.way_per_sample(form, input, math.prod(self._smallest(input))) is Way.CONTRACTED:
+            mixture = self.generator.in_form(form.kind, context)
+            return functional.contracted_transposed_convolution(input, *mixture, *settings)
         return functional.transposed_convolution_per_sample(input, self._kernel(context), *settings)
 
     def _output_padding_for(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
@@ -516,6 +546,7 @@ class HyperLinear(HyperLayer):
         *,
         generator: Callable[..., Generator] = DenseGenerator,
     ) -> None:
+        in_features, out_features = index(in_features), index(out_features)
         if in_features < 1 or out_features < 1:
             raise ValueError(f"features must be 1 or more, got {in_features} in, {out_features} out")
         super().__init__((out_features, in_features), out_features, bias, generator, device, dtype)
@@ -532,9 +563,9 @@ class HyperLinear(HyperLayer):
         bias = self._bias(context)
         if not per_sample:
             return F.linear(input, self._kernel(context), bias)
-        factors = self._factors(context, math.prod(input.shape[1:-1]))
-        if factors is not None:
-            return functional.contracted_linear(input, *factors, bias)
+        form = self._form(per_sample)
+        if plan.way_per_sample(form, input, math.prod(input.shape[1:-1])) is Way.CONTRACTED:
+            return functional.contracted_linear(input, *self.generator.in_form(form.kind, context), bias)
         return functional.linear_per_sample(input, self._kernel(context), bias)
 
     def _check_channels(self, input: Tensor) -> None:
@@ -542,4 +573,4 @@ class HyperLinear(HyperLayer):
             raise ValueError(f"a layer of {self.in_features} features got an input of shape {tuple(input.shape)}")
 
     def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+        return f"{self.in_features}, {self.out_features}, bias={self._bias_kind()!r}"

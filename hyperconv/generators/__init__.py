@@ -1,10 +1,11 @@
 """Kernel generators: context in, kernel out. The contract is `Generator`'s."""
 
-from .base import Factors, Generator, Init, StartAtKernel, magnitude_invariant
+from .base import Generator, Init, StartAtKernel, magnitude_invariant
 from .chunked import ChunkedGenerator
 from .coordinate_mlp import CoordinateMLP, Norm
 from .dense import DenseGenerator
 from .embedding import EmbeddingGenerator, TileNetwork
+from .forms import Filters, Form, Mixture
 from .low_rank import LowRankGenerator
 
 __all__ = [
@@ -12,10 +13,12 @@ __all__ = [
     "CoordinateMLP",
     "DenseGenerator",
     "EmbeddingGenerator",
-    "Factors",
+    "Filters",
+    "Form",
     "Generator",
     "Init",
     "LowRankGenerator",
+    "Mixture",
     "Norm",
     "StartAtKernel",
     "TileNetwork",

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
+from operator import index
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..calls import a_tensor_of, full_precision, hooks_of
+from .forms import Filters, Form, Mixture
+
 Init = Literal["torch", "hyperfan-in", "hyperfan-out", "hyperfan"]
-Factors = tuple[Tensor, Tensor]
-Filters = tuple[Tensor, Tensor]
 VARIANCE_EPS = 1e-5
 _RIDGE = 0.03
 
@@ -50,7 +51,7 @@ class Generator(nn.Module):
         encode_context: Literal["none", "magnitude-invariant"] = "none",
     ) -> None:
         super().__init__()
-        self.kernel_shape = tuple(kernel_shape)
+        self.kernel_shape = tuple(map(index, kernel_shape))
         if not self.kernel_shape or min(self.kernel_shape) < 1:
             raise ValueError(f"a kernel's shape is (O, I/groups, *k), all 1 or more; got {self.kernel_shape}")
         if context_dim is not None and context_dim < 1:
@@ -87,8 +88,8 @@ class Generator(nn.Module):
         """The J of `factors`; None where the kernel is not linear in a few numbers."""
         return None
 
-    def factors(self, context: Tensor) -> Factors:
-        """The kernel as coefficients ``(B, J)`` times a basis ``(J, *kernel_shape)``, J being `factor_count`.
+    def factors(self, context: Tensor) -> Mixture:
+        """A kernel a sample as a mixture of J kernels, J being `factor_count`.
 
         An operator can then apply it to every sample without building B kernels.
 
@@ -103,7 +104,7 @@ class Generator(nn.Module):
         return None
 
     def filters(self, context: Tensor | None) -> Filters:
-        """The kernel as filters ``(F, *k)`` mixed by ``(O, F, I/groups)``, F being `filter_count`.
+        """The kernel as mixtures of F filters, F being `filter_count`.
 
         An operator can then apply F filters to every channel, and mix the results, without building O I kernels.
 
@@ -112,21 +113,36 @@ class Generator(nn.Module):
         """
         raise NotImplementedError
 
-    def speaks_through(self, parts: str) -> bool:
-        """Whether ``parts``, `factors` or `filters`, make what a call makes.
+    def form(self, per_sample: bool) -> Form | None:
+        """What `in_form` returns: the kernels of a context a sample as a mixture, another context's kernel as filters.
 
-        They do not know of a subclass whose `generate` or `forward` differs, nor of hooks (as of pruning), which only a
-        call runs.
+        None where there is no such form, or where it might not be what a call makes: forms do not know of a subclass
+        whose `generate` or `forward` differs, nor of hooks (as of pruning), which only a call runs.
         """
+        count = self.factor_count if per_sample else self.filter_count
+        if count is None or not self._makes_what_a_call_makes("factors" if per_sample else "filters"):
+            return None
+        return Form(Mixture if per_sample else Filters, count)
+
+    def _makes_what_a_call_makes(self, method: str) -> bool:
         order = type(self).__mro__
         depths = {
             name: next(depth for depth, kind in enumerate(order) if name in vars(kind))
-            for name in ("generate", "forward", parts)
+            for name in ("generate", "forward", method)
         }
-        if depths[parts] > min(depths["generate"], depths["forward"]) or "forward" in vars(self):
+        if depths[method] > min(depths["generate"], depths["forward"]) or "forward" in vars(self):
             return False
-        kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-        return not any(getattr(module, kind) for module in self.modules() for kind in kinds)
+        return not any(hooks_of(module) for module in self.modules())
+
+    def in_form(self, kind: type[Mixture] | type[Filters], context: Tensor | None) -> Mixture | Filters:
+        """What a call makes, not yet built.
+
+        Raises:
+            ValueError: a context that is missing, unwanted, or of another width.
+        """
+        with full_precision(self):
+            make = self.factors if kind is Mixture else self.filters
+            return make(self.checked(context))
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """The kernel, ``kernel_shape``; or ``(B, *kernel_shape)`` for a context ``(B, context_dim)``.
@@ -151,7 +167,7 @@ class Generator(nn.Module):
             raise ValueError(
                 f"{name} needs a context ({self.context_dim},) or (B, {self.context_dim}), got {tuple(context.shape)}"
             )
-        context = context.to(next(self.parameters()).dtype)
+        context = context.to(a_tensor_of(self).dtype)
         return magnitude_invariant(context) if self.encode_context == "magnitude-invariant" else context
 
     def extra_repr(self) -> str:
@@ -189,12 +205,12 @@ class StartAtKernel(Generator):
 
     @property
     def factor_count(self) -> int | None:
-        inner = self.generator.factor_count
-        return inner + 1 if inner is not None and self.generator.speaks_through("factors") else None
+        inner = self.generator.form(per_sample=True)
+        return None if inner is None else inner.count + 1
 
-    def factors(self, context: Tensor) -> Factors:
+    def factors(self, context: Tensor) -> Mixture:
         coefficients, basis = self.generator.factors(self.generator.checked(context))
-        return with_constant(coefficients), torch.cat([basis, self.start.unsqueeze(0)])
+        return Mixture(with_constant(coefficients), torch.cat([basis, self.start.unsqueeze(0)]))
 
     def reset_parameters(self) -> None:
         """Draw the generator's parameters anew and set its output to zero; the start stays."""
@@ -280,8 +296,3 @@ def _kernel_std(kernel_shape: tuple[int, ...], init: Init) -> float:
         raise ValueError(f"init must be one of {', '.join(get_args(Init))}; got {init!r}")
     return math.sqrt(variances[init])
 
-
-def full_precision(module: nn.Module) -> AbstractContextManager:
-    """Autocast is off within; where there is none (on the meta device), nothing."""
-    device = next(module.parameters()).device.type
-    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

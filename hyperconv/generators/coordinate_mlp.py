@@ -2,18 +2,19 @@
 
 import copy
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+import operator
+from collections.abc import Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..calls import PerCall, compiling, full_precision, hooks_of
 from ..coordinates import kernel_grid
 from .base import (
     VARIANCE_EPS,
-    Filters,
     Generator,
     Init,
     at_least_single,
@@ -24,6 +25,7 @@ from .base import (
     with_constant,
 )
 from .dense import unit_contexts
+from .forms import Filters
 
 Norm = Literal["decorrelated", "stateless", "batchnorm", "none"]
 Encoding = Literal["raw", "fourier", "siren"]
@@ -69,8 +71,6 @@ class CoordinateMLP(Generator):
     torch.Size([2, 8, 4, 5, 5])
     """
 
-    ready: Tensor | None = None  # normalised features, within `run_together` only
-
     def __init__(
         self,
         kernel_shape: Sequence[int],
@@ -112,7 +112,7 @@ class CoordinateMLP(Generator):
         self.norm = "none" if taps == 1 else norm
         self.encoding = encoding
         self.conditioning = conditioning
-        self.hidden = tuple(hidden)
+        self.hidden = tuple(map(operator.index, hidden))
         self.negative_slope = negative_slope
 
         factory = {"device": device, "dtype": dtype}
@@ -184,7 +184,10 @@ class CoordinateMLP(Generator):
 
     def generate(self, context: Tensor | None) -> Tensor:
         """The kernel, ``(O, I/groups, *k)``, channels last in memory; or ``(B, O, I/groups, *k)``."""
-        kernels = self._at(self.grid, context)
+        kernels = self._kernels(None, context)
+        if len(self.grid) == 1:
+            # in strides that are channels last too, torch takes it for that, and can crash in its own backward pass
+            return kernels.flatten(-2).unflatten(-1, (-1, *self.kernel_shape[2:]))
         return kernels.unflatten(-2, self.kernel_shape[2:]).movedim(-1, -1 - len(self.kernel_shape[2:]))
 
     def sample(self, positions: Tensor, context: Tensor | None = None) -> Tensor:
@@ -199,7 +202,7 @@ class CoordinateMLP(Generator):
             that a position on a tap gives the tap's weight (with ``batchnorm`` in training mode: pass the taps
             themselves).
         """
-        return self._at(positions, self.checked(context))
+        return self._kernels(positions, self.checked(context))
 
     def resized(self, kernel_size: Sequence[int]) -> "CoordinateMLP":
         """A copy whose kernels are the same functions over the same extent, sampled at ``kernel_size`` taps.
@@ -223,15 +226,27 @@ class CoordinateMLP(Generator):
     def _taps(self) -> Tensor:
         return kernel_grid(self.kernel_shape[2:]) * torch.tensor(self._spacing)
 
-    def alike(self) -> Hashable | None:
-        """Generators that give the same answer have trunks that can be run as one, by `run_together`; None never."""
-        if self.context_dim is not None or self.norm not in ("decorrelated", "stateless"):
+    def trunk_kind(self) -> Hashable | None:
+        """Generators whose answer is the same have trunks that `features_together` may run as one; None: never so.
+
+        Only plain layers are read instead of called: no subclass, no hook, no parametrisation, nothing replaced.
+        """
+        if type(self) is not CoordinateMLP or self.context_dim is not None or not isinstance(self.grid, Tensor):
             return None
-        if self.kernel_shape[2:] != self._reference_size:
+        if self.norm not in ("decorrelated", "stateless") or self.kernel_shape[2:] != self._reference_size:
+            return None
+        activation: type[nn.Module] = _Sine if self.encoding == "siren" else nn.LeakyReLU
+        layers = list(self.trunk) if type(self.trunk) is nn.Sequential else []
+        plain = [nn.Linear, activation] * len(self.hidden)
+        if [type(layer) for layer in layers] != plain or any(_runs_more(part) for part in (self.trunk, *layers)):
+            return None
+        slopes = (layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU))
+        tensors = [self.grid, *_linear_tensors(layers)]
+        if any(tensor is None for tensor in tensors):
             return None
         return (
-            *(type(self), self.kernel_shape[2:], self.hidden, self.norm, self.encoding, self.negative_slope),
-            *(self.grid.dtype, self.grid.device),
+            *(self.kernel_shape[2:], self._reference_size, self.norm, self.encoding, self._spacing, *slopes),
+            *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors),
         )
 
     @property
@@ -239,11 +254,12 @@ class CoordinateMLP(Generator):
         return None if self.norm == "batchnorm" else self.hidden[-1] + 1
 
     def filters(self, context: Tensor | None) -> Filters:
-        features, gain = self._features_and_gain(self.grid, context)
+        features, gain = self._features_and_gain(None, context)
         filters = with_constant(features).mT.unflatten(-1, self.kernel_shape[2:])
-        return filters, torch.cat([self.head * gain, self.mean * self.kernel_std], dim=1)
+        return Filters(filters, torch.cat([self.head * gain, self.mean * self.kernel_std], dim=1))
 
-    def _at(self, positions: Tensor, context: Tensor | None) -> Tensor:
+    def _kernels(self, positions: Tensor | None, context: Tensor | None) -> Tensor:
+        """``(O, P, I)`` or ``(B, O, P, I)``; without positions at the kernel's own taps."""
         if self.norm == "batchnorm":
             raw = torch.matmul(self._features(positions, context), self.head).transpose(0, 1)
             standardized = self.running_norm(raw.flatten(1)).view_as(raw).transpose(0, 1)
@@ -255,7 +271,7 @@ class CoordinateMLP(Generator):
         # matmul would copy the features for every output channel where bmm only strides over them
         return torch.baddbmm(offset, features.expand(len(self.head), -1, -1), self.head * gain)
 
-    def _features_and_gain(self, positions: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _features_and_gain(self, positions: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features ``(P, F)``, and what to multiply each kernel by once the head has mixed them; or a batch of both.
 
         A kernel's variance over the taps is a quadratic form of its row of the head, so that the standardised head
@@ -275,12 +291,13 @@ class CoordinateMLP(Generator):
         variance = (mixed * head).sum(dim=-2, keepdim=True)
         return features, self.scale * (variance + VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
 
-    def _normalized_features(self, positions: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _normalized_features(self, positions: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """`_normalized` features at the positions and at the taps."""
-        if self.ready is not None and positions is self.grid:
-            return self.ready, self.ready
+        own = positions is None and self.kernel_shape[2:] == self._reference_size
+        computed = _TOGETHER.get(self) if own and not compiling() else None
+        if computed is not None and computed.stands_for(self):
+            return computed.features, computed.features
         features = self._features(positions, context)
-        own = positions is self.grid and self.kernel_shape[2:] == self._reference_size
         at_taps = features if own else self._features(kernel_grid(self._reference_size).to(self.grid), context)
         return self._normalized(features, at_taps)
 
@@ -296,9 +313,9 @@ class CoordinateMLP(Generator):
             features = at_taps if at_grid else features @ mixing
         return features, at_taps
 
-    def _features(self, positions: Tensor, context: Tensor | None) -> Tensor:
+    def _features(self, positions: Tensor | None, context: Tensor | None) -> Tensor:
         """``(P, F)``, or ``(B, P, F)`` for a context a sample."""
-        inputs = self._encoded(positions)
+        inputs = self._encoded(self.grid if positions is None else positions)
         if context is None:
             return self.trunk(inputs)
         leading = context.shape[:-1]
@@ -333,27 +350,69 @@ class _Sine(nn.Module):
         return torch.sin(_SIREN_FREQUENCY * input)
 
 
-@contextmanager
-def run_together(generators: Sequence[CoordinateMLP]) -> Iterator[None]:
-    """Within the block, the generators' kernels come of trunks that were run as one, in a few batched products.
+class _Computed(NamedTuple):
+    """Normalised features that were computed for one call, and what of."""
+
+    features: Tensor
+    kind: Hashable
+    weights: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+    differentiable: bool
+
+    def stands_for(self, generator: CoordinateMLP) -> bool:
+        """Whether the generator would compute the same now, and keep the same for its backward pass."""
+        if (torch.is_grad_enabled() and not self.differentiable) or _saved_tensors_are_hooked():
+            return False
+        weights = _linear_tensors(generator.trunk)
+        same = len(weights) == len(self.weights) and all(map(operator.is_, weights, self.weights))
+        return same and _versions(weights) == self.versions and generator.trunk_kind() == self.kind
+
+
+_TOGETHER: PerCall[_Computed] = PerCall("features of trunks that were run together")
+
+
+def features_together(generators: Sequence[CoordinateMLP]) -> dict[nn.Module, _Computed]:
+    """What `within_features` gives the generators, from trunks that are run as one, in a few batched products.
 
     Sixteen small trunks one after the other cost more in calls than in arithmetic.
 
     Args:
-        generators: whose `alike` is the same.
+        generators: whose `trunk_kind` is the same.
     """
-    first = generators[0]
-    with torch.autocast(first.grid.device.type, enabled=False):
+    first, kind = generators[0], generators[0].trunk_kind()
+    with full_precision(first):
         features = first._encoded(first.grid).expand(len(generators), -1, -1)
         for linear in range(0, len(first.trunk), 2):
             weights = torch.stack([generator.trunk[linear].weight for generator in generators])
             biases = torch.stack([generator.trunk[linear].bias for generator in generators])
             features = first.trunk[linear + 1](torch.baddbmm(biases.unsqueeze(1), features, weights.mT))
         features, _ = first._normalized(features, features)
-    try:
-        for generator, ready in zip(generators, features.unbind(), strict=True):
-            generator.ready = ready
-        yield
-    finally:
-        for generator in generators:
-            generator.ready = None
+    computed: dict[nn.Module, _Computed] = {}
+    for generator, own in zip(generators, features.unbind(), strict=True):
+        sources = tuple(_linear_tensors(generator.trunk))
+        computed[generator] = _Computed(own, kind, sources, _versions(sources), torch.is_grad_enabled())
+    return computed
+
+
+def within_features(computed: dict[nn.Module, _Computed]) -> AbstractContextManager[None]:
+    """Within the block, the thread that entered it takes the features that were computed."""
+    return _TOGETHER.within(computed)
+
+
+def _linear_tensors(layers: Iterable[nn.Module]) -> list[Tensor]:
+    return [tensor for layer in layers if isinstance(layer, nn.Linear) for tensor in (layer.weight, layer.bias)]
+
+
+def _versions(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """How often each was changed in place (in inference mode, torch does not count)."""
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+
+
+def _runs_more(module: nn.Module) -> bool:
+    """Whether a call of the module runs more than its class' ``forward``."""
+    return "forward" in vars(module) or bool(hooks_of(module))
+
+
+def _saved_tensors_are_hooked() -> bool:
+    """As by checkpointing, whose second pass must save what the first one saved, after the features are gone."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

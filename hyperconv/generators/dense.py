@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import Factors, Generator, Init, leaky_relu, perceptron, reset_linear_layers, with_constant
+from ..calls import a_tensor_of
+from .base import Generator, Init, leaky_relu, perceptron, reset_linear_layers, with_constant
+from .forms import Mixture
 
 
 class DenseGenerator(Generator):
@@ -80,14 +82,14 @@ class DenseGenerator(Generator):
         linear = isinstance(self.activation, nn.Identity) and self.context_dim is not None
         return len(self.weight) + 1 if linear else None
 
-    def factors(self, context: Tensor) -> Factors:
+    def factors(self, context: Tensor) -> Mixture:
         features = self.trunk(context)
-        return with_constant(features), torch.cat([self.weight, self.bias.unsqueeze(0)])
+        return Mixture(with_constant(features), torch.cat([self.weight, self.bias.unsqueeze(0)]))
 
 
 def unit_contexts(generator: Generator) -> Tensor:
     """Contexts to measure a trunk's scale with: of unit variance, or spread over 0 ... 1 where these are encoded."""
-    parameter = next(generator.parameters())
+    parameter = a_tensor_of(generator)
     shape = (256, generator.context_dim)
     factory = {"device": parameter.device, "dtype": parameter.dtype}
     if generator.encode_context == "magnitude-invariant":
