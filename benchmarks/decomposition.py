@@ -18,6 +18,7 @@ from hyperconv import CoordinateMLP, HyperConv2d, convolution, decomposed_convol
 _CHANNELS, _SIDES, _KERNELS, _STRIDES, _BATCH = (32, 64, 128, 256, 512), (4, 7, 14, 28), (3, 5, 7), (1, 2), 16
 _MOST_PRODUCTS = 5e9
 _STORED, _BUILT, _DECOMPOSED, _LAYER = "stored", "built", "decomposed", "the layer"
+_ONE_PRODUCT, _MOST_PIXELS = "decomposed, in one product", 14**2
 
 
 class Size(NamedTuple):
@@ -82,9 +83,10 @@ _SOME = (
 
 @dataclass(frozen=True)
 class Decomposition(Settings):
-    """Time a training step of a convolution: its kernel stored; generated and built; generated, but never built.
+    """Time a training step of a convolution: its kernel stored; generated and built; generated, but never
+    built, its filters applied one by one or all at once.
 
-    "The layer" is a `HyperConv2d`, which chooses; what it takes is compared with the faster of the two ways.
+    "The layer" is a `HyperConv2d`, which chooses; what it takes is compared with the fastest of the ways.
 
     Sizes: all of 32 to 512 channels and images of 4 to 28 pixels that take less than half a minute, as many channels
     out as in, or twice as many with stride 2; then others.
@@ -113,6 +115,9 @@ def every(hidden: int) -> Iterator[Size]:
 
 def case(machine: Machine, size: Size) -> Sides:
     settings = {"stride": size.stride, "padding": size.size // 2}
+    # its matrix grows with the square of the pixels
+    one_product = size.side**2 <= _MOST_PIXELS
+    ways = (_BUILT, _DECOMPOSED, *(_ONE_PRODUCT,) * one_product)
 
     def make() -> dict[str, Run]:
         generator = partial(CoordinateMLP, hidden=(16, 16, size.hidden))
@@ -126,16 +131,18 @@ def case(machine: Machine, size: Size) -> Sides:
             _STORED: lambda: convolution(images, stored, **settings),
             _BUILT: lambda: convolution(images, layer.generator(), **settings),
             _DECOMPOSED: lambda: decomposed_convolution(images, *layer.generator.filters(None), **settings),
+            _ONE_PRODUCT: lambda: decomposed_convolution(
+                images, *layer.generator.filters(None), **settings, in_one_product=True
+            ),
             _LAYER: lambda: layer(images),
         }
+        runs = {side: run for side, run in runs.items() if side in (_STORED, _LAYER, *ways)}
         learned = list(layer.parameters())
         return {
             side: gradients(run, [images, *([stored] if side == _STORED else learned)]) for side, run in runs.items()
         }
 
-    return Sides(
-        str(size), make, _STORED, (Comparison("the layer to the better way", (_LAYER,), (_BUILT, _DECOMPOSED)),)
-    )
+    return Sides(str(size), make, _STORED, (Comparison("the layer to the best way", (_LAYER,), ways),))
 
 
 def main(settings: Decomposition) -> None:

@@ -46,7 +46,7 @@ def test_every_benchmark_yields_finite_ratios(tmp_path, digits_folder):
         assert 0 < low <= middle <= high < math.inf, row
         assert float(row["ms"]) > 0
     sides = {row["side"].partition(" (")[0] for row in rows}
-    assert {"auto to the best of the others", "the layer to the better way", "floor: plain and generator"} <= sides
+    assert {"auto to the best of the others", "the layer to the best way", "floor: plain and generator"} <= sides
     assert {(row["instruction set"], row["dtype"]) for row in rows} == {
         (torch.backends.cpu.get_cpu_capability(), "float32")
     }
