@@ -10,8 +10,9 @@ import io
 import math
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -98,38 +99,46 @@ def main(settings: All) -> int:
     check_writable(file.parent)
     if device.type == "cpu":
         keep_freed_memory()
-    start = time.monotonic()
-    deadline = start + 60 * settings.minutes
     jobs = [job for name in settings.only or _BENCHMARKS for job in jobs_of(name, device, settings)]
-    count = sum(len(job.cases) for job in jobs)
-    done = failed = 0
+    failed = 0
     rows: list[tuple[Job, Row]] = []
+    for job, case, seconds in in_turn(jobs, settings.minutes):
+        try:
+            with job.machine.arithmetic():
+                found = case.rows(job.machine, _ROUNDS, 0 if settings.quick else seconds)
+        except Exception as error:  # the other cases' figures are as good without it
+            failed += 1
+            print(f"  failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            continue
+        show(found)
+        rows += [(job, row) for row in found]
+        write(file, rows)
+    print(f"\n{len(rows)} rows in {file}" if rows else "\nnothing was measured")
+    return 0 if rows and not failed else 1
+
+
+def in_turn(jobs: Sequence[Job], minutes: float) -> Iterator[tuple[Job, Case, float]]:
+    """Every case with the seconds that it may take, which are what the earlier ones have left.
+
+    Says which comes, about how long all will take, and what is left out.
+    """
+    start = time.monotonic()
+    deadline = start + 60 * minutes
+    count, done = sum(len(job.cases) for job in jobs), 0
     for number, job in enumerate(jobs):
         before, after = (sum(each.share for each in some) for some in (jobs[:number], jobs[number + 1 :]))
         end = time.monotonic() + max(0, deadline - time.monotonic()) * job.share / (job.share + after)
         print(f"\n{job.benchmark}: ratio, median (quartiles), on {job.machine}")
-        with job.machine.arithmetic():
-            for index, case in enumerate(job.cases):
-                now = time.monotonic()
-                part = before + job.share * index / len(job.cases)
-                left = min(deadline - now, (now - start) * (before + job.share + after - part) / part if part else 1e9)
-                done += 1
-                print(f"[{done} of {count}, about {max(0, left):.0f} s left] {case.name}", flush=True)
-                if index and now > deadline:
-                    print("  skipped: no time left; give more --minutes")
-                    continue
-                seconds = 0 if settings.quick else max(0, end - now) / (len(job.cases) - index)
-                try:
-                    found = case.rows(job.machine, _ROUNDS, seconds)
-                except Exception as error:  # the other cases' figures are as good without it
-                    failed += 1
-                    print(f"  failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-                    continue
-                show(found)
-                rows += [(job, row) for row in found]
-                write(file, rows)
-    print(f"\n{len(rows)} rows in {file}" if rows else "\nnothing was measured")
-    return 0 if rows and not failed else 1
+        for index, case in enumerate(job.cases):
+            now = time.monotonic()
+            part = (before + job.share * index / len(job.cases)) / (before + job.share + after)
+            left = min(deadline - now, (now - start) * (1 / part - 1)) if part else deadline - now
+            done += 1
+            print(f"[{done} of {count}, about {max(0, left):.0f} s left] {case.name}", flush=True)
+            if index and now > deadline:
+                print("  skipped: no time left; give more --minutes")
+            else:
+                yield job, case, max(0, end - now) / (len(job.cases) - index)
 
 
 def jobs_of(name: str, device: torch.device, settings: All) -> list[Job]:
@@ -153,16 +162,16 @@ def write(file: Path, rows: Sequence[tuple[Job, Row]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    commit = _commit()
     for job, row in rows:
         figures = (row.ratio.middle, row.ratio.low, row.ratio.high, row.ms, row.peak_mb)
         where = (job.machine.name, job.machine.instruction_set, job.machine.dtype)
         texts = ("" if math.isnan(each) else f"{each:.4g}" for each in figures)
-        writer.writerow((job.benchmark, row.case, row.side, *texts, *where, torch.__version__, commit))
+        writer.writerow((job.benchmark, row.case, row.side, *texts, *where, torch.__version__, _commit()))
     with renamed_into_place(file) as beside:
         beside.write_text(text.getvalue(), encoding="utf-8")
 
 
+@cache
 def _commit() -> str:
     """Of the code that runs, "+" after it where files differ from it; nothing where that is not known."""
     command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+")
