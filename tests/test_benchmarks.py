@@ -3,6 +3,7 @@
 import csv
 import importlib
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,52 @@ def test_an_interrupted_run_keeps_what_it_finished(tmp_path):
     assert errors.splitlines()[-1] == "error: interrupted"
     assert {"unfolding", "local_filter"} <= {row["side"] for row in rows_of(file)}
     assert [each.name for each in tmp_path.iterdir()] == [file.name]
+
+
+TABLES = importlib.import_module("tables")
+FIGURES = f"""{COLUMNS}
+mlp,case a,plain,1,1,1,2.5,1,"CPU, 2 threads",AVX2,float32,2.14,abc
+mlp,case a,auto to the best (loop),1.234,1.1,1.3,2.5,1,"CPU, 2 threads",AVX2,float32,2.14,abc
+mlp,case b,plain,1,1,1,0.5,,"CPU, 2 threads",AVX2,float32,2.14,abc
+mlp,case b,auto to the best (bmm),0.0123,0.011,0.013,2.5,,"CPU, 2 threads",AVX2,float32,2.14,abc
+"""
+EXPECTED = """before
+<!-- mlp, AVX2 -->
+
+CPU, 2 threads, AVX2, torch 2.14, commit abc:
+
+| case | type | plain, ms | auto to the best |
+| --- | --- | ---: | ---: |
+| case a | float32 | 2.5 | 1.23 (1.10 to 1.30) |
+| case b | float32 | 0.5 | 0.012 (0.011 to 0.013) |
+<!-- end -->
+between
+<!-- mlp, sm_90 -->
+kept
+<!-- end -->
+"""
+
+
+def test_tables_are_written_between_their_marks(tmp_path):
+    figures, page = tmp_path / "figures.csv", tmp_path / "page.md"
+    figures.write_text(FIGURES, encoding="utf-8")
+    page.write_text(
+        re.sub(r"(AVX2 -->\n).*?(<!-- end)", r"\1old\n\2", EXPECTED, count=1, flags=re.DOTALL), encoding="utf-8"
+    )
+    for _ in range(2):
+        TABLES.main(TABLES.Tables(str(figures), str(page)))
+        assert page.read_text(encoding="utf-8") == EXPECTED
+
+
+def test_tables_of_another_file_leave_the_page(tmp_path, capsys):
+    figures, page = tmp_path / "figures.csv", tmp_path / "page.md"
+    figures.write_text("a,b\n1,2\n", encoding="utf-8")
+    page.write_text(EXPECTED, encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        common.command(TABLES.main, TABLES.Tables, ("--csv", str(figures), "--page", str(page)))
+    assert stop.value.code == 2
+    assert "is no file of all.py" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == EXPECTED
 
 
 @pytest.mark.parametrize(
