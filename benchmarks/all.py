@@ -32,7 +32,7 @@ _BENCHMARKS = {
     "ode": 4,
     "local_filter": 4,
     "peers": 2,
-    "time_to_accuracy": 8,
+    "time_to_accuracy": 10,
 }
 _COLUMNS = (
     "benchmark",
