@@ -56,11 +56,13 @@ def test_every_benchmark_yields_finite_ratios(tmp_path, digits_folder):
 def test_an_interrupted_run_keeps_what_it_finished(tmp_path):
     file = tmp_path / "figures.csv"
     running = subprocess.Popen(
-        command("--only", "local_filter", "decomposition", "--csv", str(file)),
+        command("--only", "local_filter", "decomposition", "--minutes", "1", "--csv", str(file)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # what runs in a shell's background ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         deadline = time.monotonic() + 300
