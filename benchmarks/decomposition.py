@@ -3,25 +3,25 @@
 python benchmarks/decomposition.py
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import NamedTuple
 
 import torch
-from common import alternate, quartiles, ratio, report, spread
-from jsonargparse.typing import PositiveInt
-from torch import Tensor, nn
+from common import Comparison, Machine, Run, Settings, Sides, command, gradients, measure, only
+from torch import nn
 
-from hyperconv import CoordinateMLP, cli, functional
-from hyperconv.training.fit import keep_freed_memory
+from hyperconv import CoordinateMLP, HyperConv2d, convolution, decomposed_convolution
 
 _CHANNELS, _SIDES, _KERNELS, _STRIDES, _BATCH = (32, 64, 128, 256, 512), (4, 7, 14, 28), (3, 5, 7), (1, 2), 16
 _MOST_PRODUCTS = 5e9
+_STORED, _BUILT, _DECOMPOSED, _LAYER = "stored", "built", "decomposed", "the layer"
+_ONE_PRODUCT, _MOST_PIXELS = "decomposed, in one product", 14**2
 
 
-class Case(NamedTuple):
+class Size(NamedTuple):
     """A convolution of a batch of square images, as large a side out as in, or half of it with stride 2."""
 
     batch: int
@@ -29,104 +29,127 @@ class Case(NamedTuple):
     outputs: int
     side: int
     size: int
-    stride: int
-    hidden: int
+    stride: int = 1
+    hidden: int = 4
 
     def __str__(self) -> str:
         wide = f"{self.inputs} to {self.outputs} channels, k {self.size}, {self.batch}x{self.side}x{self.side}"
-        return wide + (f", stride {self.stride}" if self.stride > 1 else "")
+        return f"{wide}{f', stride {self.stride}' * (self.stride > 1)}, {self.hidden + 1} filters"
 
 
 _OTHERS = (
-    Case(16, 3, 64, 14, 7, 1, 4),
-    Case(64, 3, 256, 14, 5, 1, 4),
-    Case(64, 3, 64, 28, 7, 2, 4),
-    Case(64, 4, 64, 14, 7, 1, 4),
-    Case(64, 16, 64, 14, 7, 1, 4),
-    Case(64, 32, 64, 14, 7, 1, 4),
-    Case(16, 64, 256, 7, 5, 1, 4),
-    Case(16, 256, 64, 7, 5, 1, 4),
-    Case(1, 256, 256, 7, 3, 1, 4),
-    Case(1, 256, 256, 14, 7, 1, 4),
-    Case(1, 512, 512, 4, 3, 1, 4),
-    Case(64, 64, 64, 7, 5, 1, 4),
-    Case(64, 256, 256, 7, 3, 1, 4),
-    Case(128, 64, 64, 3, 5, 1, 4),
-    Case(128, 256, 256, 4, 3, 1, 4),
-    Case(64, 8, 256, 14, 7, 1, 16),
-    Case(64, 32, 256, 14, 7, 1, 16),
-    Case(16, 128, 128, 14, 7, 1, 16),
-    Case(64, 128, 128, 7, 7, 1, 16),
-    Case(16, 256, 256, 7, 7, 1, 16),
+    Size(16, 3, 64, 14, 7),
+    Size(64, 3, 256, 14, 5),
+    Size(64, 3, 64, 28, 7, stride=2),
+    Size(64, 4, 64, 14, 7),
+    Size(64, 16, 64, 14, 7),
+    Size(64, 32, 64, 14, 7),
+    Size(16, 64, 256, 7, 5),
+    Size(16, 256, 64, 7, 5),
+    Size(1, 256, 256, 7, 3),
+    Size(1, 256, 256, 14, 7),
+    Size(1, 512, 512, 4, 3),
+    Size(64, 64, 64, 7, 5),
+    Size(64, 256, 256, 7, 3),
+    Size(128, 64, 64, 3, 5),
+    Size(128, 256, 256, 4, 3),
+    Size(64, 8, 256, 14, 7, hidden=16),
+    Size(64, 32, 256, 14, 7, hidden=16),
+    Size(16, 128, 128, 14, 7, hidden=16),
+    Size(64, 128, 128, 7, 7, hidden=16),
+    Size(16, 256, 256, 7, 7, hidden=16),
+)
+# of every kind one or two, for all.py
+_SOME = (
+    Size(16, 64, 64, 14, 3),
+    Size(16, 64, 64, 14, 5),
+    Size(16, 64, 64, 14, 7),
+    Size(16, 64, 64, 28, 3),
+    Size(16, 64, 64, 28, 7),
+    Size(16, 128, 128, 14, 3),
+    Size(16, 128, 128, 14, 5),
+    Size(16, 256, 256, 7, 3),
+    Size(16, 256, 256, 7, 5),
+    Size(16, 512, 512, 4, 3),
+    Size(16, 64, 128, 14, 5, stride=2),
+    Size(16, 128, 256, 14, 3, stride=2),
+    Size(16, 256, 512, 7, 3, stride=2),
+    Size(1, 256, 256, 7, 3),
+    Size(128, 64, 64, 3, 5),
+    Size(64, 32, 64, 14, 7),
+    Size(16, 128, 128, 14, 7, hidden=16),
 )
 
 
 @dataclass(frozen=True)
-class Decomposition:
-    """Time a training step of a convolution: stored, generated and built, generated and never built.
+class Decomposition(Settings):
+    """Time a training step of a convolution: its kernel stored; generated and built; generated, but never
+    built, its filters applied one by one or all at once.
 
-    A grid with 16 images a batch, as many channels out as in, or twice as many with stride 2; then cases unlike these.
+    "The layer" is a `HyperConv2d`, which chooses; what it takes is compared with the fastest of the ways.
+
+    Sizes: all of 32 to 512 channels and images of 4 to 28 pixels that take less than half a minute, as many channels
+    out as in, or twice as many with stride 2; then others.
 
     Args:
         rounds: how often each side is timed.
         hidden: last hidden width of the generators in the grid.
-        json: also write the figures to this file.
+        only: time just the sizes with this in their name, e.g. "k 5" or "stride 2".
     """
 
-    rounds: PositiveInt = 7
-    hidden: PositiveInt = 4
-    json: str | None = None
+    rounds: int = 7
+    hidden: int = 4
+    only: str = ""
 
 
-def cases(hidden: int) -> Iterator[Case]:
+def cases(machine: Machine, quick: bool = False) -> list[Sides]:
+    return [case(machine, size) for size in ((Size(1, 4, 4, 4, 3),) if quick else _SOME)]
+
+
+def every(hidden: int) -> Iterator[Size]:
     for stride, channels, side, size in product(_STRIDES, _CHANNELS, _SIDES, _KERNELS):
         if _BATCH * (channels * side * size) ** 2 / stride <= _MOST_PRODUCTS:
-            yield Case(_BATCH, channels, channels * stride, side, size, stride, hidden)
+            yield Size(_BATCH, channels, channels * stride, side, size, stride, hidden)
     yield from _OTHERS
 
 
-def sides(case: Case) -> tuple[Tensor, dict[str, Callable[[], None]]]:
-    generator = CoordinateMLP((case.outputs, case.inputs, case.size, case.size), hidden=(16, 16, case.hidden))
-    images = torch.randn(case.batch, case.inputs, case.side, case.side)
-    images = images.to(memory_format=torch.channels_last).requires_grad_()
-    stored = nn.Parameter(generator().detach().clone())
+def case(machine: Machine, size: Size) -> Sides:
+    settings = {"stride": size.stride, "padding": size.size // 2}
+    # its matrix grows with the square of the pixels
+    one_product = size.side**2 <= _MOST_PIXELS
+    ways = (_BUILT, _DECOMPOSED, *(_ONE_PRODUCT,) * one_product)
 
-    def step(convolve: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Callable[[], None]:
-        return lambda: torch.autograd.grad(convolve().square().mean(), [*parameters, images]) and None
+    def make() -> dict[str, Run]:
+        generator = partial(CoordinateMLP, hidden=(16, 16, size.hidden))
+        layer = HyperConv2d(
+            size.inputs, size.outputs, size.size, bias=False, generator=generator, **settings, **machine.factory
+        )
+        images = torch.randn(size.batch, size.inputs, size.side, size.side, **machine.factory)
+        images = images.to(memory_format=torch.channels_last).requires_grad_()
+        stored = nn.Parameter(layer.weight.detach().clone())
+        runs = {
+            _STORED: lambda: convolution(images, stored, **settings),
+            _BUILT: lambda: convolution(images, layer.generator(), **settings),
+            _DECOMPOSED: lambda: decomposed_convolution(images, *layer.generator.filters(None), **settings),
+            _ONE_PRODUCT: lambda: decomposed_convolution(
+                images, *layer.generator.filters(None), **settings, in_one_product=True
+            ),
+            _LAYER: lambda: layer(images),
+        }
+        runs = {side: run for side, run in runs.items() if side in (_STORED, _LAYER, *ways)}
+        learned = list(layer.parameters())
+        return {
+            side: gradients(run, [images, *([stored] if side == _STORED else learned)]) for side, run in runs.items()
+        }
 
-    learned = list(generator.parameters())
-    settings = {"stride": case.stride, "padding": case.size // 2}
-    built = partial(functional.convolution, images, **settings)
-    return images, {
-        "stored": step(lambda: built(stored), [stored]),
-        "built": step(lambda: built(generator()), learned),
-        "decomposed": step(
-            lambda: functional.decomposed_convolution(images, *generator.filters(None), **settings), learned
-        ),
-    }
+    return Sides(str(size), make, _STORED, (Comparison("the layer to the best way", (_LAYER,), ways),))
 
 
 def main(settings: Decomposition) -> None:
-    torch.manual_seed(0)
-    keep_freed_memory()  # as in main.py's training
-    rows, figures = [], {}
-    for case in cases(settings.hidden):
-        images, timed = sides(case)
-        seconds = alternate(timed, settings.rounds)
-        ratios = {name: ratio(seconds[name], seconds["stored"]) for name in ("built", "decomposed")}
-        shape = (case.outputs, case.inputs, case.size, case.size)
-        strides, pads = (case.stride, case.stride), (case.size // 2, case.size // 2)
-        chosen = functional.decomposition_pays(images, shape, case.hidden + 1, strides, pads)
-        stored = f"{quartiles(seconds['stored'])[1] * 1e3:.1f}"
-        choice = "decomposed" if chosen else "built"
-        rows.append((str(case), str(case.hidden + 1), stored, *(spread(each, 2) for each in ratios.values()), choice))
-        milliseconds = {way: quartiles(times)[1] * 1e3 for way, times in seconds.items()}
-        name = f"{case}, {case.hidden + 1} filters"
-        figures[name] = {**ratios, "milliseconds": milliseconds, "chosen": chosen, **case._asdict()}
-    columns = ("convolution, images", "filters", "stored, ms", "built", "decomposed", "the layer's choice")
-    title = "Training step to that of a stored kernel: ratio (quartiles)"
-    report(title, columns, rows, figures, settings.json)
+    machine = settings.machine()
+    chosen = only([case(machine, size) for size in every(settings.hidden)], settings.only)
+    measure("Training step to that of a stored kernel", chosen, settings, settings.rounds)
 
 
 if __name__ == "__main__":
-    cli.run(main, Decomposition)
+    command(main, Decomposition)

@@ -3,20 +3,19 @@
 python benchmarks/local_filter.py
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import alternate, peak_memory, quartiles, ratio, report, spread
-from jsonargparse.typing import PositiveInt
+from common import Case, Machine, Run, Settings, Sides, command, gradients, inference, measure
 from torch import Tensor
 
-from hyperconv import cli, local_filter
+from hyperconv import local_filter
 
 
 @dataclass(frozen=True)
-class LocalFilter:
+class LocalFilter(Settings):
     """Time and peak memory of local filtering, forward and backward, ours and with torch's unfold, alternating.
 
     Args:
@@ -25,15 +24,13 @@ class LocalFilter:
         channels: of the image.
         batch: images.
         rounds: how often each side is timed.
-        json: also write the figures to this file.
     """
 
-    size: PositiveInt = 64
-    kernel: PositiveInt = 9
-    channels: PositiveInt = 1
-    batch: PositiveInt = 16
-    rounds: PositiveInt = 20
-    json: str | None = None
+    size: int = 64
+    kernel: int = 9
+    channels: int = 1
+    batch: int = 16
+    rounds: int = 20
 
 
 def unfolded(images: Tensor, filters: Tensor, kernel: int) -> Tensor:
@@ -42,45 +39,34 @@ def unfolded(images: Tensor, filters: Tensor, kernel: int) -> Tensor:
     return torch.einsum("bckhw,bkhw->bchw", patches, filters)
 
 
+def cases(machine: Machine, quick: bool = False) -> list[Case]:
+    sizes = ((8, 3, 1, 2),) if quick else ((64, 9, 1, 16), (28, 5, 16, 32))
+    return [case for size in sizes for case in both(machine, *size)]
+
+
+def both(machine: Machine, size: int, kernel: int, channels: int, batch: int) -> list[Case]:
+    """Forward, and forward and backward."""
+
+    def make(backward: bool) -> dict[str, Run]:
+        images = torch.randn(batch, channels, size, size, **machine.factory, requires_grad=True)
+        filters = torch.randn(batch, kernel**2, size, size, **machine.factory, requires_grad=True)
+        sides = {
+            "unfolding": partial(unfolded, images, filters, kernel),
+            "local_filter": partial(local_filter, images, filters, kernel),
+        }
+        return {side: gradients(run, (images, filters)) if backward else inference(run) for side, run in sides.items()}
+
+    name = f"{kernel}x{kernel} filters, {batch}x{channels}x{size}x{size}"
+    return [
+        Sides(f"{name}, {what}", partial(make, backward), "unfolding")
+        for what, backward in (("forward", False), ("forward and backward", True))
+    ]
+
+
 def main(settings: LocalFilter) -> None:
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = (settings.batch, settings.channels, settings.size, settings.size)
-    images = torch.randn(shape, device=device, requires_grad=True)
-    taps = settings.kernel**2
-    filters = torch.randn(settings.batch, taps, *shape[2:], device=device, requires_grad=True)
-
-    def step(run: Callable[..., Tensor], backward: bool) -> Callable[[], None]:
-        def once() -> None:
-            if backward:
-                torch.autograd.grad(run(images, filters, settings.kernel).sum(), (images, filters))
-            else:
-                with torch.no_grad():
-                    run(images, filters, settings.kernel)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-
-        return once
-
-    rows, figures = [], {}
-    for backward in (False, True):
-        sides = {"ours": step(local_filter, backward), "unfold": step(unfolded, backward)}
-        seconds = alternate(sides, settings.rounds)
-        memory = {name: peak_memory(run, device) for name, run in sides.items()}
-        what = "forward and backward" if backward else "forward"
-        faster, smaller = ratio(seconds["unfold"], seconds["ours"]), memory["ours"] / memory["unfold"]
-        rows.append(
-            (
-                what,
-                *(f"{quartiles(seconds[name])[1] * 1e3:.1f} ms, {memory[name] / 1e6:.1f} MB" for name in sides),
-                spread(faster, 2),
-                f"{smaller:.2f}",
-            )
-        )
-        figures[what] = {"times faster": faster, "memory to unfold's": smaller, "peak bytes": memory}
-    title = f"Local filters {settings.kernel}x{settings.kernel} at {settings.size}x{settings.size}, B {settings.batch}"
-    report(title, ("", "ours", "unfold", "times faster", "memory to unfold's"), rows, figures, settings.json)
+    size = settings.size, settings.kernel, settings.channels, settings.batch
+    measure("A filter a position", both(settings.machine(), *size), settings, settings.rounds)
 
 
 if __name__ == "__main__":
-    cli.run(main, LocalFilter)
+    command(main, LocalFilter)

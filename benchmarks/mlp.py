@@ -3,35 +3,31 @@
 python benchmarks/mlp.py
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from common import alternate, quartiles, ratio, report, spread
-from jsonargparse.typing import PositiveInt
-from torch import Tensor, nn
+from common import Case, Comparison, Machine, Run, Settings, Sides, command, gradients, measure
+from torch import Tensor
 
-from hyperconv import cli
 from hyperconv.functional import linear_per_sample
 from hyperconv.zoo.generated_mlp import PerSampleMLP
 
 _LAYERS = "the layers' own way"
+_BACKENDS = ("bmm", "grouped", "loop")
 
 
 @dataclass(frozen=True)
-class PerSampleSteps:
+class PerSampleSteps(Settings):
     """Time a training step of the 784-32-10 perceptron of `--experiment mlp`, all ways alternating.
 
     Args:
         batch_sizes: samples a step.
         rounds: how often each way is timed.
-        json: also write the figures to this file.
     """
 
-    batch_sizes: tuple[PositiveInt, ...] = (64, 1024)
-    rounds: PositiveInt = 15
-    json: str | None = None
+    batch_sizes: tuple[int, ...] = (64, 1024)
+    rounds: int = 15
 
 
 def built(network: PerSampleMLP, images: Tensor, backend: str) -> Tensor:
@@ -50,37 +46,37 @@ def sequential(network: PerSampleMLP, images: Tensor) -> Tensor:
     return torch.cat([built(network, image, "bmm") for image in images.split(1)])
 
 
-def step(network: nn.Module, run: Callable[[nn.Module, Tensor], Tensor], images: Tensor) -> Callable[[], None]:
-    parameters = list(network.parameters())
+def cases(machine: Machine, quick: bool = False) -> list[Case]:
+    return [case(machine, batch) for batch in ((2,) if quick else (64, 1024))]
 
-    def once() -> None:
-        torch.autograd.grad(run(network, images).square().mean(), parameters)
 
-    return once
+def case(machine: Machine, batch: int) -> Case:
+    def make() -> dict[str, Run]:
+        network = PerSampleMLP((784, 32, 10)).to(machine.device)
+        images = torch.rand(batch, 1, 28, 28, device=machine.device)
+        ways = {
+            _LAYERS: network,
+            **{backend: partial(built, network, backend=backend) for backend in _BACKENDS},
+            "one sample after the other": partial(sequential, network),
+        }
+        expected = network(images)
+        for name, run in ways.items():
+            torch.testing.assert_close(run(images), expected, rtol=1e-2, atol=1e-2, msg=name)
+        parameters = list(network.parameters())
+        return {name: gradients(partial(machine.mixed(run), images), parameters) for name, run in ways.items()}
+
+    return Sides(
+        f"perceptron 784-32-10, training step, B {batch}",
+        make,
+        _LAYERS,
+        (Comparison("the layers to the best of the others", (_LAYERS,), _BACKENDS),),
+    )
 
 
 def main(settings: PerSampleSteps) -> None:
-    torch.manual_seed(0)
-    network = PerSampleMLP((784, 32, 10))
-    ways = {
-        _LAYERS: lambda network, images: network(images),
-        **{backend: partial(built, backend=backend) for backend in ("bmm", "grouped", "loop")},
-        "sequential": sequential,
-    }
-    rows, figures = [], {}
-    for batch in settings.batch_sizes:
-        images = torch.rand(batch, 1, 28, 28)
-        expected = network(images)
-        for name, run in ways.items():
-            torch.testing.assert_close(run(network, images), expected, rtol=1e-4, atol=1e-5, msg=name)
-        seconds = alternate({name: step(network, run, images) for name, run in ways.items()}, settings.rounds)
-        figures[batch] = {name: quartiles(times) for name, times in seconds.items()}
-        for name, times in seconds.items():
-            over = "" if name == _LAYERS else spread(ratio(times, seconds[_LAYERS]), 1)
-            rows.append((f"{batch}, {name}", f"{quartiles(times)[1] * 1e3:.1f}", over))
-    columns = ("batch, weights applied by", "ms a step", "times as long as the layers")
-    report("Per-sample perceptron 784-32-10, a training step", columns, rows, figures, settings.json)
+    machine = settings.machine()
+    measure("A perceptron a sample", [case(machine, each) for each in settings.batch_sizes], settings, settings.rounds)
 
 
 if __name__ == "__main__":
-    cli.run(main, PerSampleSteps)
+    command(main, PerSampleSteps)

@@ -11,12 +11,12 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-from common import alternate, quartiles, ratio, report, spread
-from jsonargparse.typing import PositiveInt
+from common import Case, Machine, Run, Settings, Sides, command, measure
 from torch import Tensor, nn
 
-from hyperconv import DenseGenerator, HyperConv2d, HyperLinear, cli
+from hyperconv import DenseGenerator, HyperConv2d, HyperLinear
 
+_OURS = "hyperconv"
 CONTEXT, HIDDEN = 4, 16
 SHAPES = {
     "first.weight": (8, 1, 5, 5),
@@ -29,21 +29,19 @@ SHAPES = {
 
 
 @dataclass(frozen=True)
-class Peers:
+class Peers(Settings):
     """Time training steps of a CNN for digits all of whose weights come from one context of 4 numbers for the batch.
 
     Two 5x5 convolutions (8 and 16 channels) and a linear layer, 11,274 weights, made by one hidden layer of 16.
-    Libraries that are not installed, or fail, are listed with the reason.
+    Libraries that are not installed, or fail, are skipped with the reason.
 
     Args:
         batch_size: digits a step.
         rounds: how often each side is timed.
-        json: also write the figures to this file.
     """
 
-    batch_size: PositiveInt = 64
-    rounds: PositiveInt = 30
-    json: str | None = None
+    batch_size: int = 64
+    rounds: int = 30
 
 
 class PlainCNN(nn.Module):
@@ -135,44 +133,55 @@ def hyper_nn() -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
 
 
 _LIBRARIES = {
-    "hyperconv": ours,
+    _OURS: ours,
     "hypnettorch": hypnettorch,
     "hyperlight": hyperlight,
     "hyper-nn": hyper_nn,
 }
 
 
+def cases(machine: Machine, quick: bool = False) -> list[Case]:
+    return [case(machine, 2 if quick else 64)]
+
+
+def case(machine: Machine, batch: int) -> Case:
+    def make() -> dict[str, Run]:
+        images = torch.rand(batch, 1, 28, 28, device=machine.device)
+        labels = torch.randint(0, 10, (batch,), device=machine.device)
+        context = torch.rand(CONTEXT, device=machine.device)
+        _SKELETON.to(machine.device)
+        steps: dict[str, Run] = {}
+        for name, library in _LIBRARIES.items():
+            try:
+                with machine.device:
+                    module, run = library()
+                steps[name] = step(module.to(machine.device), machine.mixed(run), images, context, labels)
+                steps[name]()
+            except Exception as error:  # whatever an old library raises is its result
+                if name == _OURS:
+                    raise
+                steps.pop(name, None)
+                reason = next(iter(str(error).splitlines()), "")[:100]
+                print(f"  skipped: {name}: {type(error).__name__}: {reason}")
+        return steps
+
+    return Sides(f"a conditioned CNN, training step, batch {batch}", make, _OURS)
+
+
+def step(
+    module: nn.Module, run: Callable[[Tensor, Tensor], Tensor], images: Tensor, context: Tensor, labels: Tensor
+) -> Run:
+    parameters = list(module.parameters())
+
+    def once() -> None:
+        torch.autograd.grad(F.cross_entropy(run(images, context).float(), labels), parameters, allow_unused=True)
+
+    return once
+
+
 def main(settings: Peers) -> None:
-    torch.manual_seed(0)
-    images = torch.rand(settings.batch_size, 1, 28, 28)
-    labels = torch.randint(0, 10, (settings.batch_size,))
-    context = torch.rand(CONTEXT)
-    steps, numbers, failed = {}, {}, []
-    for name, make in _LIBRARIES.items():
-        try:
-            module, run = make()
-            parameters = list(module.parameters())
-
-            def step(run: Callable[..., Tensor] = run, parameters: list[Tensor] = parameters) -> None:
-                torch.autograd.grad(F.cross_entropy(run(images, context), labels), parameters, allow_unused=True)
-
-            step()
-        except Exception as error:  # whatever an old library raises is its result
-            failed.append((name, f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"))
-            continue
-        steps[name], numbers[name] = step, sum(parameter.numel() for parameter in parameters)
-    seconds = alternate(steps, settings.rounds)
-    rows, figures = [], {}
-    for name, times in seconds.items():
-        slower = ratio(times, seconds["hyperconv"])
-        rows.append((name, f"{numbers[name]:,}", spread(quartiles(times), 2, 1e3), spread(slower, 2)))
-        figures[name] = {"seconds": quartiles(times), "to ours": slower, "parameters": numbers[name]}
-    columns = ("library", "parameters", "ms a step", "ratio to ours")
-    title = f"A conditioned CNN, batch {settings.batch_size}: median (quartiles) of {settings.rounds} rounds"
-    report(title, columns, rows, {**figures, "failed": dict(failed)}, settings.json)
-    for name, reason in failed:
-        print(f"{name} did not run: {reason}")
+    measure("Other libraries", [case(settings.machine(), settings.batch_size)], settings, settings.rounds)
 
 
 if __name__ == "__main__":
-    cli.run(main, Peers)
+    command(main, Peers)
