@@ -79,8 +79,8 @@ def hyperize(
 
     A layer that is used in several places stays one layer, and layers that share a weight share its generator. What
     was frozen stays frozen (``requires_grad``): the generator of a frozen weight, and a frozen bias. Hooks, the mode
-    and attributes that were set on a layer go to the new one; hooks are still removed by their handles, in a copy as
-    far as ``copy.deepcopy`` goes: by none.
+    and attributes that were set on a layer go to the new one. After a change in place, handles still remove their
+    hooks; those of a copy have no handles, as after ``copy.deepcopy``.
 
     Args:
         module: any network.
