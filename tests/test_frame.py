@@ -1,5 +1,6 @@
 """Tasks that no published experiment here has yet: the frame must carry any."""
 
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -353,6 +354,35 @@ def started_right():
             network.weight[step, 7] = torch.sin((k + 1) * angle) / torch.sin(angle)
             network.weight[step, 6] = -torch.sin(k * angle) / torch.sin(angle)
     return network
+
+
+@dataclass(frozen=True)
+class Width:
+    """Options of dictionaries.
+
+    Args:
+        width: of the hidden layer.
+    """
+
+    width: int = 2
+
+
+def of_width(experiment: Experiment, options: Width) -> Experiment:
+    network = partial(perceptron, options.width)
+    return replace(experiment, arms={"hidden": Arm(network, grid={"width": (3, 5), "batch_size": (10,)})})
+
+
+def perceptron(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 4))
+
+
+def test_grids_hold_options_too(tmp_path, declare, capsys):
+    declare(replace(of_width(DICTIONARIES, Width()), options=Width, adapted=of_width))
+    flags = ("--experiment", "dictionaries", "--tune", "--logs", str(tmp_path), "--epochs", "1")
+    code, _, err = run(capsys, *flags, "--accelerator", "cpu")
+    assert code == 0, err
+    parameters = {row.settings: row.parameters for row in results.read(tmp_path / "tuning.csv")}
+    assert parameters == {"epochs=1 width=3 batch_size=10": 43, "epochs=1 width=5 batch_size=10": 69}
 
 
 def test_a_training_that_diverges_is_recorded_and_the_others_go_on(tmp_path, declare, capsys):
