@@ -52,12 +52,16 @@ def finish(process: BaseProcess) -> None:
 
 def kill_when(process: BaseProcess, ready: Callable[[], bool], number: int = signal.SIGKILL) -> None:
     deadline = time.monotonic() + 120
-    while not ready():
-        assert process.is_alive(), "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, number)
-    process.join()
+    try:
+        while not ready():
+            assert process.is_alive(), "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode == -number
+    finally:
+        process.kill()
 
 
 @cache
