@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ def spatial_convolutions(name: str, layer: nn.Module) -> bool:
     False for what computes more than ``torch.nn``'s layer, or its weight anew (weight norm, pruning); a lazy layer
     counts, so that `hyperize` can ask for its first call.
     """
-    if isinstance(layer, nn.Linear) or math.prod(layer.kernel_size) == 1:
+    if isinstance(layer, nn.Linear) or math.prod(cast(Any, layer).kernel_size) == 1:
         return False
     return isinstance(layer, LazyModuleMixin) or _obstacle(layer, _kind(layer, _HYPER)) is None
 
@@ -112,6 +112,7 @@ def hyperize(
     owners = _owners(network)
     generators: dict[nn.Parameter, Generator] = {}
     twins: dict[nn.Module, nn.Module] = {}
+    layer: Any
     for layer, name in chosen.items():
         with _named(name, layer):
             if obstacle := _obstacle(layer, _kind(layer, _HYPER)):
@@ -210,7 +211,7 @@ def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
     if not isinstance(layer.generator, CoordinateMLP):
         raise ValueError(f"only a CoordinateMLP's kernel can be sampled anew, not a {type(layer.generator).__name__}'s")
     old, new = layer.kernel_size, layer.per_axis("kernel_size", kernel_size, at_least=1)
-    twin = copy.deepcopy(layer)
+    twin: Any = copy.deepcopy(layer)
     twin.kernel_size = new
     twin.generator = layer.generator.resized(new)
     if not isinstance(layer.padding, str):
@@ -334,7 +335,7 @@ def _replace(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
     for _, parent in _outside(module):
         # not named_children, which lists a shared child only once
         for name, child in parent._modules.items():
-            parent._modules[name] = twins.get(child, child)
+            parent._modules[name] = child and twins.get(child, child)
     return twins.get(module, module)
 
 
@@ -344,6 +345,7 @@ def _take_over(twin: nn.Module, layer: nn.Module) -> None:
     set_outside = _names(layer) - _usual_names(kind) - set(dir(kind))
     vars(twin).update((name, each) for name, each in vars(layer).items() if name in set_outside or "_hook" in name)
     twin.training = layer.training
+    hook: Any
     for hook in twin._load_state_dict_pre_hooks.values():
         if hook.with_module:
             hook.module = weakref.ref(twin)
@@ -380,11 +382,11 @@ def _owners(module: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]
     return owners
 
 
-def _kind(layer: nn.Module, kinds: Iterable[type[nn.Module]]) -> type[nn.Module] | None:
+def _kind(layer: nn.Module, kinds: Iterable[type[nn.Module]]) -> Any:
     return next((kind for kind in type(layer).__mro__ if kind in kinds), None)
 
 
-def _obstacle(layer: nn.Module, kind: type[nn.Module]) -> str | None:
+def _obstacle(layer: Any, kind: Any) -> str | None:
     """Why a layer cannot be replaced by one that computes what its kind computes, and what to do; None if it can."""
     if isinstance(layer, LazyModuleMixin):
         return "it is not initialised; call the network once first"
@@ -420,7 +422,7 @@ def _settings(layer: nn.Module) -> dict[str, Any]:
 
 
 def _hyper_twin(
-    layer: nn.Module,
+    layer: Any,
     generator: Callable[..., Generator],
     generators: dict[nn.Parameter, Generator],
     keep_kernel: bool,
@@ -436,7 +438,7 @@ def _hyper_twin(
             generators[layer.weight] = made if layer.weight.requires_grad else made.requires_grad_(False)
         return generators[layer.weight]
 
-    factory = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    factory: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     hyper = _HYPER[_kind(layer, _HYPER)]
     twin = hyper(**_settings(layer), bias=layer.bias is not None, generator=generator_of_weight, **factory)
     if keep_bias:
@@ -464,7 +466,7 @@ def _plain_twin(layer: HyperLayer, context: Tensor | None, parameters: dict[Gene
         return parameters[generator]
 
     bias = layer.bias if layer.bias_generator is None else parameter_of(layer.bias_generator)
-    twin = _PLAIN[kind](**_settings(layer), bias=bias is not None, device="meta")
+    twin: Any = _PLAIN[kind](**_settings(layer), bias=bias is not None, device="meta")
     twin.weight, twin.bias = parameter_of(layer.generator), bias
     return twin
 

@@ -13,6 +13,7 @@ from . import functional, plan
 from .calls import PerCall, hooks_of
 from .coordinates import Sizes, per_axis
 from .generators import CoordinateMLP, DenseGenerator, Form, Generator
+from .generators.forms import Filters, Mixture
 from .plan import Way
 
 Bias = bool | Literal["generated"]
@@ -94,7 +95,7 @@ class HyperLayer(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.generator = generator(weight_shape, **factory)
         if tuple(self.generator.kernel_shape) != tuple(weight_shape):
             raise ValueError(
@@ -251,7 +252,7 @@ class _HyperConvNd(HyperLayer):
                 raise ValueError(f"padding must be a number, 'same' or 'valid'; got {padding!r}")
             if padding == "same" and set(self.stride) != {1}:
                 raise ValueError(f"padding 'same' needs stride 1, got {self.stride}")
-            self.padding: str | tuple[int, ...] = padding
+            self.padding: Any = padding
         else:
             self.padding = self.per_axis("padding", padding, at_least=0)
 
@@ -334,21 +335,21 @@ class _HyperConv(_HyperConvNd):
             ValueError: a context that is missing, unwanted, of another width, or for another number of samples.
         """
         per_sample = self._check_batch(input, context, self.dims + 2)
-        padding = self.padding
+        padding: str | tuple[int, ...] = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._edges(), mode=self.padding_mode)
-            padding = 0
+            padding = (0,) * self.dims
         bias, form, kernel_shape = self._bias(context), self._form(per_sample), self.generator.kernel_shape
-        geometry = (self.stride, padding, self.dilation, self.groups)
+        geometry: Any = (self.stride, padding, self.dilation, self.groups)
         if per_sample:
             positions = math.prod(input.shape[2:]) // math.prod(self.stride)
             if plan.way_per_sample(form, input, positions) is Way.CONTRACTED:
-                mixture = self.generator.in_form(form.kind, context)
+                mixture = self.generator.in_form(Mixture, context)
                 return functional.contracted_convolution(input, *mixture, bias, *geometry)
             return functional.convolution_per_sample(input, self._kernel(context), bias, *geometry)
         way = plan.way_for_all(form, input, kernel_shape, *geometry)
         if way in (Way.FILTERED, Way.FILTERED_IN_ONE_PRODUCT):
-            filters = self.generator.in_form(form.kind, context)
+            filters = self.generator.in_form(Filters, context)
             in_one_product = way is Way.FILTERED_IN_ONE_PRODUCT
             return functional.decomposed_convolution(
                 input, *filters, bias, *geometry[:-1], in_one_product=in_one_product
@@ -413,12 +414,12 @@ class _HyperConvTranspose(_HyperConvNd):
         output_padding = self.output_padding
         if output_size is not None:
             output_padding = self._output_padding_for(input, output_size)
-        settings = (self._bias(context), self.stride, self.padding, output_padding, self.groups, self.dilation)
+        settings: Any = (self._bias(context), self.stride, self.padding, output_padding, self.groups, self.dilation)
         if not per_sample:
             return functional.transposed_convolution(input, self._kernel(context), *settings)
         form = self._form(per_sample)
         if plan.way_per_sample(form, input, math.prod(self._smallest(input))) is Way.CONTRACTED:
-            mixture = self.generator.in_form(form.kind, context)
+            mixture = self.generator.in_form(Mixture, context)
             return functional.contracted_transposed_convolution(input, *mixture, *settings)
         return functional.transposed_convolution_per_sample(input, self._kernel(context), *settings)
 
@@ -565,7 +566,7 @@ class HyperLinear(HyperLayer):
             return F.linear(input, self._kernel(context), bias)
         form = self._form(per_sample)
         if plan.way_per_sample(form, input, math.prod(input.shape[1:-1])) is Way.CONTRACTED:
-            return functional.contracted_linear(input, *self.generator.in_form(form.kind, context), bias)
+            return functional.contracted_linear(input, *self.generator.in_form(Mixture, context), bias)
         return functional.linear_per_sample(input, self._kernel(context), bias)
 
     def _check_channels(self, input: Tensor) -> None:

@@ -101,7 +101,7 @@ def way_for_all(
     known = machine(input.device.type)
     if known.decomposes and form is not None:
         few = has_few_pixels(input, kernel_shape, stride, padding, dilation)
-        if _decomposition_pays(form.count, input, kernel_shape, stride, padding, dilation, few):
+        if _decomposition_pays(form.number, input, kernel_shape, stride, padding, dilation, few):
             return Way.FILTERED_IN_ONE_PRODUCT if few else Way.FILTERED
     if stride == dilation == (1, 1) and _pairing_pays(known, input, kernel_shape, padding):
         return Way.PAIRED
@@ -122,9 +122,9 @@ def way_per_sample(form: Form | None, input: Tensor, positions: int) -> Way:
     """
     if form is None or not machine(input.device.type).contracts:
         return Way.BUILT
-    saved = 9 * form.count + 1.5 * positions - positions * form.count
+    saved = 9 * form.number + 1.5 * positions - positions * form.number
     # a compiled or exported layer serves batches of any size, and takes them for large
-    pays = saved >= 0 if compiling() else input.shape[0] * saved >= 38 * form.count
+    pays = saved >= 0 if compiling() else input.shape[0] * saved >= 38 * form.number
     return Way.CONTRACTED if pays else Way.BUILT
 
 

@@ -25,6 +25,7 @@ class GeneratedTogether(nn.Sequential):
     all are within ``torch.utils.checkpoint``, under torch.compile, which fuses small operations anyway, and where there
     are no two of a kind.
 
+    >>> import torch
     >>> from hyperconv import HyperConv2d
     >>> network = GeneratedTogether(HyperConv2d(3, 8, 5), HyperConv2d(8, 8, 5))
     >>> network(torch.zeros(1, 3, 16, 16)).shape

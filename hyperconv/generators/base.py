@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from operator import index
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ..calls import a_tensor_of, full_precision, has_hooks
 from .forms import Filters, Form, Mixture
 
 Init = Literal["torch", "hyperfan-in", "hyperfan-out", "hyperfan"]
+ContextCode = Literal["none", "magnitude-invariant"]
 VARIANCE_EPS = 1e-5
 _RIDGE = 0.03
 
@@ -48,7 +49,7 @@ class Generator(nn.Module):
         kernel_shape: Sequence[int],
         context_dim: int | None = None,
         init: Init = "torch",
-        encode_context: Literal["none", "magnitude-invariant"] = "none",
+        encode_context: ContextCode = "none",
     ) -> None:
         super().__init__()
         self.kernel_shape = tuple(map(index, kernel_shape))
@@ -134,6 +135,12 @@ class Generator(nn.Module):
             return False
         return not any(map(has_hooks, self.modules()))
 
+    @overload
+    def in_form(self, kind: type[Mixture], context: Tensor | None) -> Mixture: ...
+
+    @overload
+    def in_form(self, kind: type[Filters], context: Tensor | None) -> Filters: ...
+
     def in_form(self, kind: type[Mixture] | type[Filters], context: Tensor | None) -> Mixture | Filters:
         """What a call makes, not yet built.
 
@@ -141,8 +148,8 @@ class Generator(nn.Module):
             ValueError: a context that is missing, unwanted, or of another width.
         """
         with full_precision(self):
-            make = self.factors if kind is Mixture else self.filters
-            return make(self.checked(context))
+            made_of = self.checked(context)
+            return self.filters(made_of) if kind is Filters or made_of is None else self.factors(made_of)
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """The kernel, ``kernel_shape``; or ``(B, *kernel_shape)`` for a context ``(B, context_dim)``.
@@ -206,10 +213,10 @@ class StartAtKernel(Generator):
     @property
     def factor_count(self) -> int | None:
         inner = self.generator.form(per_sample=True)
-        return None if inner is None else inner.count + 1
+        return None if inner is None else inner.number + 1
 
     def factors(self, context: Tensor) -> Mixture:
-        coefficients, basis = self.generator.factors(self.generator.checked(context))
+        coefficients, basis = self.generator.in_form(Mixture, context)
         return Mixture(with_constant(coefficients), torch.cat([basis, self.start.unsqueeze(0)]))
 
     def reset_parameters(self) -> None:

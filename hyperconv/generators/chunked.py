@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from .base import Generator, Init, decorrelation, leaky_relu, perceptron, reset_linear_layers
+from .base import ContextCode, Generator, Init, decorrelation, leaky_relu, perceptron, reset_linear_layers
 from .dense import unit_contexts
 
 Norm = Literal["decorrelated", "none"]
@@ -47,7 +47,7 @@ class ChunkedGenerator(Generator):
         embedding_dim: int = 8,
         hidden: Sequence[int] = (16,),
         init: Init = "torch",
-        encode_context: str = "none",
+        encode_context: ContextCode = "none",
         norm: Norm = "none",
         *,
         device: torch.device | str | None = None,
@@ -60,7 +60,7 @@ class ChunkedGenerator(Generator):
             raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}; got {norm!r}")
         if norm == "decorrelated" and context_dim is not None:
             raise ValueError("norm 'decorrelated' would drop what a context says to all chunks alike; use 'none'")
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.numbers = math.prod(self.kernel_shape)
         chunk_size = min(chunk_size, self.numbers)
         chunks = -(-self.numbers // chunk_size)
@@ -88,7 +88,7 @@ class ChunkedGenerator(Generator):
 
     def _features(self, context: Tensor | None) -> Tensor:
         """``(chunks, F)`` or ``(B, chunks, F)``."""
-        inputs = self.embeddings
+        inputs: Tensor = self.embeddings
         if context is not None:
             chunks = len(inputs)
             inputs = inputs.expand(*context.shape[:-1], -1, -1)

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ..calls import PerCall, compiling, full_precision, has_hooks
 from ..coordinates import kernel_grid
 from .base import (
     VARIANCE_EPS,
+    ContextCode,
     Generator,
     Init,
     at_least_single,
@@ -72,6 +73,8 @@ class CoordinateMLP(Generator):
     torch.Size([2, 8, 4, 5, 5])
     """
 
+    grid: Tensor
+
     def __init__(
         self,
         kernel_shape: Sequence[int],
@@ -82,7 +85,7 @@ class CoordinateMLP(Generator):
         context_dim: int | None = None,
         conditioning: Conditioning = "concat",
         init: Init = "torch",
-        encode_context: str = "none",
+        encode_context: ContextCode = "none",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -118,7 +121,7 @@ class CoordinateMLP(Generator):
         self.hidden = tuple(map(operator.index, hidden))
         self.negative_slope = negative_slope
 
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         # the size at which statistics are taken, and the distance of the kernel's own taps; see `resized`
         self._reference_size = tuple(kernel_size)
         self._spacing = (1.0,) * len(kernel_size)
@@ -170,7 +173,7 @@ class CoordinateMLP(Generator):
             offset = torch.matmul(features.mean(dim=0), self.head).unsqueeze(1)
             features = features - features.mean(dim=0)
         else:
-            offset = 0.0
+            offset = features.new_zeros(())
         gain = self.head.shape[1] ** 0.5 / features.square().sum(dim=1).mean().sqrt()
         self.scale.mul_(gain)
         self.mean.sub_(gain * offset)
@@ -396,8 +399,9 @@ def features_together(generators: Sequence[CoordinateMLP]) -> dict[nn.Module, _C
     with full_precision(first):
         features = first._encoded(first.grid).expand(len(generators), -1, -1)
         for linear in range(0, len(first.trunk), 2):
-            weights = torch.stack([generator.trunk[linear].weight for generator in generators])
-            biases = torch.stack([generator.trunk[linear].bias for generator in generators])
+            layers: list[Any] = [generator.trunk[linear] for generator in generators]
+            weights = torch.stack([layer.weight for layer in layers])
+            biases = torch.stack([layer.bias for layer in layers])
             features = first.trunk[linear + 1](torch.baddbmm(biases.unsqueeze(1), features, weights.mT))
         features, _ = first._normalized(features, features)
     computed: dict[nn.Module, _Computed] = {}

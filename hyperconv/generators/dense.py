@@ -1,12 +1,22 @@
 """A dense layer from a context to the whole kernel."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..calls import a_tensor_of
-from .base import Generator, Init, leaky_relu, perceptron, reset_linear_layers, with_constant
+from .base import (
+    ContextCode,
+    Generator,
+    Init,
+    leaky_relu,
+    magnitude_invariant,
+    perceptron,
+    reset_linear_layers,
+    with_constant,
+)
 from .forms import Mixture
 
 
@@ -38,13 +48,13 @@ class DenseGenerator(Generator):
         hidden: Sequence[int] = (),
         activation: Callable[[], nn.Module] = nn.Identity,
         init: Init = "torch",
-        encode_context: str = "none",
+        encode_context: ContextCode = "none",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(kernel_shape, context_dim, init, encode_context)
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         width = self.context_width
         if context_dim is None:
             width = embedding_dim
@@ -90,8 +100,8 @@ class DenseGenerator(Generator):
 def unit_contexts(generator: Generator) -> Tensor:
     """Contexts to measure a trunk's scale with: of unit variance, or spread over 0 ... 1 where these are encoded."""
     parameter = a_tensor_of(generator)
-    shape = (256, generator.context_dim)
-    factory = {"device": parameter.device, "dtype": parameter.dtype}
+    shape = (256, generator.context_dim or 0)
+    factory: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}
     if generator.encode_context == "magnitude-invariant":
-        return generator.checked(torch.rand(shape, **factory))
+        return magnitude_invariant(torch.rand(shape, **factory))
     return torch.randn(shape, **factory)

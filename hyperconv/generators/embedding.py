@@ -1,6 +1,7 @@
 """A layer's embedding, and a network that makes kernels of embeddings, for one layer or for many."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class TileNetwork(nn.Module):
             )
         outputs, inputs = tile
         self.tile, self.kernel_size, self.embedding_dim = tuple(tile), tuple(kernel_size), embedding_dim
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.inner_weight = nn.Parameter(torch.empty(inputs, embedding_dim, embedding_dim, **factory))
         self.inner_bias = nn.Parameter(torch.empty(inputs, embedding_dim, **factory))
         self.outer_weight = nn.Parameter(torch.empty(embedding_dim, outputs, *self.kernel_size, **factory))

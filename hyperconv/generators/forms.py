@@ -42,4 +42,4 @@ class Form(NamedTuple):
     """What a generator can return in place of a built kernel, said before anything is computed."""
 
     kind: type[Mixture] | type[Filters]
-    count: int
+    number: int

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import Generator, Init
+from .base import ContextCode, Generator, Init
 from .dense import DenseGenerator, unit_contexts
 
 
@@ -34,7 +35,7 @@ class LowRankGenerator(Generator):
         embedding_dim: int = 8,
         hidden: Sequence[int] = (),
         init: Init = "torch",
-        encode_context: str = "none",
+        encode_context: ContextCode = "none",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -47,7 +48,7 @@ class LowRankGenerator(Generator):
         self.rank = rank
         rows, columns = self.kernel_shape[0], math.prod(self.kernel_shape[1:])
         self.sizes = (rows * rank, rank * columns)
-        options = {"hidden": hidden, "encode_context": encode_context, "device": device, "dtype": dtype}
+        options: dict[str, Any] = {"hidden": hidden, "encode_context": encode_context, "device": device, "dtype": dtype}
         self.dense = DenseGenerator((sum(self.sizes),), context_dim, embedding_dim, **options)
         self.reset_parameters()
 
