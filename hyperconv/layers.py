@@ -1,6 +1,7 @@
 """Layers whose weight is computed instead of stored: ``torch.nn``'s signatures plus ``generator=``."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any, ClassVar, Literal
@@ -23,6 +24,9 @@ _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 class CachedKernel:
     """A layer's kernel and bias, generated once, for as long as the generators do not change.
 
+    Attributes:
+        check: called with a layer and a context, raises RuntimeError if what is cached is not what it would generate.
+
     Raises:
         ValueError: a context that is missing or of another width.
     """
@@ -37,13 +41,15 @@ class CachedKernel:
         modules = _generator_modules(layer)
         hooks = [hook for module in modules for hook in hooks_of(module)]
         self._alive = [*_tensors(layer), self.context, *modules, *hooks]
+        # where nothing is compiled, what keeps torch.compile away would take seconds to import
+        compiles = "torch._dynamo" in sys.modules
+        self.check = torch.compiler.disable(self._check) if compiles else self._check
 
     def _sources(self, layer: "HyperLayer") -> list[object]:
         modules = list(map(_what_runs, _generator_modules(layer)))
         return [*modules, *map(_identity, _tensors(layer)), _identity(self.context)]
 
-    @torch.compiler.disable
-    def check(self, layer: "HyperLayer", context: Tensor | None) -> None:
+    def _check(self, layer: "HyperLayer", context: Tensor | None) -> None:
         """Raise RuntimeError if what is cached is not what the layer would generate now."""
         if torch.is_grad_enabled():
             raise RuntimeError("cached kernels have no gradients; call the network within torch.no_grad()")

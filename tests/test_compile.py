@@ -53,8 +53,8 @@ class WithContext(nn.Module):
 def layer_cases():
     for name, generator in EVERY.items():
         yield f"HyperConv2d, {name}", partial(HyperConv2d, 4, 6, 3, padding=1, generator=generator), (2, 4, 7, 7)
-    for kind in CONVOLUTIONS:
-        for name in ("embedding, shared", "coordinate", "dense"):
+    for number, kind in enumerate(CONVOLUTIONS):
+        for name in ("dense", ("embedding, shared", "coordinate")[number % 2]):
             make = partial(kind, 4, 6, 3, **STRIDED, generator=EVERY[name])
             yield f"{kind.__name__}, {name}, strided", make, (2, 4, *(5,) * kind.dims)
     for name in EVERY:

@@ -38,12 +38,18 @@ HEAVY = (
 HIDE = """
 import sys
 
-class Hide:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in SHOWN and not name.startswith("_sysconfigdata"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Hide())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        shown = name.partition(".")[0] in SHOWN or name.startswith("_sysconfigdata")
+        return self.finder.find_spec(name, path, target) if shown else None
+
+sys.meta_path[:] = map(Hiding, sys.meta_path)
 """
 
 CORE = """
