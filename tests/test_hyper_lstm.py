@@ -3,16 +3,17 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hyperconv.data import text as text_module
 from hyperconv.data.text import as_text, load_text
 from hyperconv.errors import InputError
-from hyperconv.experiments.declared import EXPERIMENTS
-from hyperconv.experiments.run import run
-from hyperconv.experiments.settings import Run
+from hyperconv.experiments.declared import experiments
+from hyperconv.training.objectives import Measured
 from hyperconv.zoo.hyper_lstm import LayerNormHyperLSTM, LayerNormLSTM, PlainLSTM
 
 INPUTS, HIDDEN, HYPER, EMBEDDING = 5, 7, 6, 3
@@ -117,7 +118,7 @@ def test_dropout_is_of_training_only():
 
 @pytest.mark.parametrize("name", ["hyperlstm", "hyperlstm-permuted", "hyperlstm-characters"])
 def test_arms_have_equally_many_parameters(name):
-    counts = [sum(p.numel() for p in make().parameters()) for make in EXPERIMENTS[name].arms.values()]
+    counts = [sum(p.numel() for p in arm.network().parameters()) for arm in experiments()[name].arms.values()]
     assert max(counts) < 1.03 * min(counts)
 
 
@@ -130,17 +131,27 @@ def test_permuted_rows_are_the_same_rows_in_another_order():
             seen[name] = input
             return torch.zeros(2, 28, 10)
 
-        EXPERIMENTS[name].objective(network, (rows, torch.zeros(2, dtype=torch.long)), torch.Generator())
+        experiments()[name].objective.score(network, (rows, torch.zeros(2, dtype=torch.long)), None)
     straight, permuted = seen.values()
     assert not torch.equal(straight, permuted)
     assert torch.equal(straight, permuted.sort(dim=1).values)
 
 
-def test_bits_of_a_network_that_knows_nothing_are_those_of_its_alphabet():
-    codes = load_text("auto").train[:3]
+def test_bits_of_a_network_that_knows_nothing_are_those_of_its_alphabet_whatever_the_lengths_of_texts():
+    objective = experiments()["hyperlstm-characters"].objective
     network = lambda input: torch.zeros(*input.shape, 128)  # noqa: E731
-    bits = EXPERIMENTS["hyperlstm-characters"].objective(network, codes, torch.Generator())["bpc"]
-    assert bits.item() == pytest.approx(math.log2(128))
+    assert of_texts(objective, network, load_text("auto").train[:3]) == pytest.approx(math.log2(128))
+    # knows the second of two texts, which is three times as long
+    sure = lambda input: 1e3 * F.one_hot(torch.full_like(input, 7), 128).float() * input[:1, :1, None].gt(0)  # noqa: E731
+    short, long = torch.zeros(1, 11, dtype=torch.long), torch.full((1, 31), 7)
+    assert of_texts(objective, sure, (short,), (long,)) == pytest.approx(math.log2(128) / 4)
+
+
+def of_texts(objective, network, *batches) -> float:
+    measured = Measured(objective)
+    for batch in batches:
+        measured.update(objective.score(network, batch, None), objective.samples(batch))
+    return measured.figures()["bpc"]
 
 
 @pytest.fixture
@@ -192,19 +203,55 @@ def test_unusable_text_is_refused_in_words(tmp_path, content, message):
         load_text(str(path))
 
 
-def test_every_arm_learns_a_text_better_than_the_frequencies_of_its_characters(tmp_path, text_file):
-    experiment = "hyperlstm-characters"
-    places = {"logs": str(tmp_path), "out": str(tmp_path), "accelerator": "cpu"}
-    _, arms = run(Run(experiment=experiment, data=str(text_file), epochs=4, batch_size=8, learning_rate=1e-2, **places))
+def learn(experiment, network, samples, steps: int, batch_size: int) -> None:
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        chosen = torch.randint(len(samples), (batch_size,), generator=draws)
+        optimizer.zero_grad()
+        experiment.objective.score(network, samples[chosen], draws)["loss"].backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("arm", ["hyper", "layer-norm", "plain"])
+def test_every_arm_learns_a_text_better_than_the_frequencies_of_its_characters(text_file, arm):
+    experiment = experiments()["hyperlstm-characters"]
+    splits = load_text(str(text_file))
+    network = experiment.arms[arm].network()
+    learn(experiment, network, splits.train, steps=30, batch_size=8)
     counts = torch.tensor(list(Counter(text_file.read_text()).values()))
     entropy = -(counts / counts.sum()).log2() @ (counts / counts.sum())
-    assert [each.arm for each in arms] == ["hyper", "layer-norm", "plain"]
-    assert all(each.report.test_metric < entropy - 1 for each in arms)
-    assert (tmp_path / f"{experiment}-epochs4-batch-size8-learning-rate0.01.png").stat().st_size > 10_000
+    with torch.no_grad():
+        assert of_texts(experiment.objective, network, splits.test[:]) < entropy - 1
 
 
-@pytest.mark.parametrize("experiment", ["hyperlstm", "hyperlstm-permuted"])
-def test_rows_of_digits_are_told_apart(tmp_path, digits_folder, experiment):
-    places = {"logs": str(tmp_path), "out": str(tmp_path), "accelerator": "cpu"}
-    _, (hyper,) = run(Run(experiment=experiment, arms=("hyper",), data=str(digits_folder), epochs=12, **places))
-    assert hyper.report.test_metric > 0.3
+@pytest.mark.parametrize("name", ["hyperlstm", "hyperlstm-permuted"])
+def test_rows_of_digits_are_told_apart(digits_folder, name):
+    experiment = experiments()[name]
+    splits = experiment.load(str(digits_folder))
+    network = experiment.arms["hyper"].network()
+    learn(experiment, network, splits.train, steps=60, batch_size=32)
+    images, labels = splits.test[:]
+    with torch.no_grad():
+        logits, answers = experiment.objective.score(network, (images, labels), None)["acc"]
+    assert (logits.argmax(1) == answers).float().mean() > 0.3
+
+
+def test_texts_are_drawn_over_the_moves_of_each_gate_and_the_bits_of_every_arm(text_file):
+    experiment = experiments()["hyperlstm-characters"]
+    splits = load_text(str(text_file))
+    networks = {arm: shaken(each.network()).eval() for arm, each in experiment.arms.items()}
+    figure = experiment.figure(networks, splits)
+    *strips, bars = figure.axes[:5]
+    assert bars.get_xlabel().startswith("bits per character")
+    for strip, text in zip(strips, splits.test[:4][0], strict=True):
+        written = "".join(each.get_text() for each in strip.texts)
+        assert written.replace("\u00b7", " ") == as_text(text[:-1])
+        moves = strip.collections[0].get_array()
+        assert moves.size == 4 * 99 and (moves > 0).all()
+    assert [label.get_text() for label in bars.get_yticklabels()] == list(networks)
+    with torch.no_grad():
+        expected = [of_texts(experiment.objective, network, splits.test[:]) for network in networks.values()]
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx(expected, rel=1e-5)
+    plt.close(figure)

@@ -1,21 +1,20 @@
-import csv
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import map_coordinates
+from torch.utils.data import TensorDataset
+from writers import write_hippocampus
 
-from hyperconv.data import load_digits
+from hyperconv.data import Splits, batch_loader, load_digits
 from hyperconv.data.pairs import digit_pairs, hippocampus_pairs
 from hyperconv.errors import InputError
 from hyperconv.experiments import hypermorph
-from hyperconv.experiments.declared import EXPERIMENTS
-from hyperconv.experiments.run import run
-from hyperconv.experiments.settings import Run
+from hyperconv.experiments.declared import experiments
+from hyperconv.training.objectives import Measured
 from hyperconv.zoo.hypermorph import HyperMorph, VoxelMorph, integrate, warp
 
 TINY = {"encoder": (4, 4), "decoder": (4, 4, 4)}
@@ -94,8 +93,8 @@ def test_loss_dice_and_folds_of_a_known_deformation():
         2 * ((a > 0.5) & (b > 0.5)).sum() / ((a > 0.5).sum() + (b > 0.5).sum())
         for a, b in zip(moving.numpy(), fixed.numpy(), strict=True)
     ]
-    assert figures["dice"].item() == pytest.approx(np.mean(overlaps), rel=1e-5)
-    assert figures["folds"] == 100
+    assert figures["parts"].flatten().tolist() == pytest.approx(overlaps, rel=1e-5)
+    assert figures["folds"].tolist() == [100, 100]
 
 
 def test_drawn_weights_cover_the_range_and_its_ends():
@@ -117,22 +116,6 @@ def test_pairs_are_of_one_class_and_of_different_digits(digits_folder):
             places.append(distances.argmin(1))
         assert torch.equal(*(labels[place] for place in places))
         assert (places[0] != places[1]).all()
-
-
-def write_hippocampus(folder: Path, cases: int = 24, **changes) -> Path:
-    """Discs of two halves, somewhere; every case with a grey value of its own."""
-    rows, columns = np.indices((32, 32))
-    draws = np.random.default_rng(0)
-    images, labels = [], []
-    for case in range(cases):
-        y, x = draws.uniform(12, 20, 2)
-        disc = (rows - y) ** 2 + (columns - x) ** 2 < 49
-        labels.append(disc * (1 + (rows > y)))
-        images.append(np.where(disc, 150 + case + 50 * (rows > y), 0))
-    folder.mkdir(exist_ok=True)
-    arrays = {"images": np.array(images, np.uint8), "labels": np.array(labels, np.uint8), **changes}
-    np.savez(folder / "hippocampus_2d_64.npz", **arrays)
-    return folder
 
 
 def test_no_case_is_in_two_splits_or_paired_with_itself(tmp_path):
@@ -174,22 +157,67 @@ def test_missing_or_damaged_hippocampus_file(tmp_path):
         hippocampus_pairs(str(tmp_path))
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_one_network_registers_better_than_none_at_every_weight(tmp_path, monkeypatch):
-    folder = write_hippocampus(tmp_path / "data")
-    monkeypatch.setattr("hyperconv.data.pairs._HIPPOCAMPUS_PAIRS", {"train": 640, "validation": 20, "test": 20})
-    tiny = partial(HyperMorph, (16, 16), encoder=(8, 8), decoder=(8, 8, 8))
-    experiment = EXPERIMENTS["hypermorph-hippocampus"]
-    recipe = replace(experiment.recipe, epochs=6, learning_rate=5e-4)
-    monkeypatch.setitem(EXPERIMENTS, experiment.name, replace(experiment, arms={"hyper": tiny}, recipe=recipe))
-    settings = Run(
-        experiment=experiment.name, data=str(folder), logs=str(tmp_path / "logs"), out=str(tmp_path), compile="no"
-    )
-    logs, _ = run(settings)
-    rows = csv.DictReader((logs / "results.csv").open())
-    figures = {row["metric"]: float(row["value"]) for row in rows if row["split"] == "test"}
-    before = figures["dice before"]
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A small network for every weight after a few steps on hippocampi, and their splits."""
+    splits = hippocampus_pairs(str(write_hippocampus(tmp_path_factory.mktemp("hippocampi"))))
+    splits = Splits("hippocampus", splits.train, *(few(split, 20) for split in (splits.validation, splits.test)), "")
+    torch.manual_seed(0)
+    network = HyperMorph((16, 16), encoder=(8, 8), decoder=(8, 8, 8))
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        optimizer.zero_grad()
+        chosen = torch.randint(len(splits.train), (32,), generator=draws)
+        hypermorph.registration(network, splits.train[chosen], draws)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    return network.eval(), splits
+
+
+def few(dataset, count):
+    return TensorDataset(*dataset[:count])
+
+
+def test_one_network_registers_better_than_none_at_every_weight(learned):
+    figures = {(figure.metric, figure.at): figure.value for figure in hypermorph.figures_at_best_weight(*learned)}
+    before = figures["Dice", "unregistered"]
     assert before < 0.7
-    assert figures["dice at best λ"] > before + 0.05
-    assert all(figures[f"dice at λ={weight}"] > before for weight in hypermorph.WEIGHTS)
-    assert (tmp_path / "hypermorph-hippocampus.png").stat().st_size > 10_000
+    assert figures["Dice", "best λ"] > before + 0.05
+    assert all(figures["Dice", f"λ={weight}"] > before for weight in hypermorph.WEIGHTS)
+    assert 0 <= figures["λ", "best λ"] <= 1
+
+
+@pytest.mark.parametrize("size", [1, 6, 20])
+def test_dice_is_that_of_all_pairs_whatever_the_batches(learned, size):
+    network, splits = learned
+    objective = experiments()["hypermorph-hippocampus"].objective
+    measured = Measured(objective)
+    with torch.no_grad():
+        for batch in batch_loader(splits.test, size):
+            measured.update(objective.score(network, batch, None), objective.samples(batch))
+    at_weights = [hypermorph.mean_figures(network, splits.test, weight) for weight in hypermorph.WEIGHTS]
+    for column, name in (("dice", "Dice"), ("loss", "loss")):
+        assert measured.figures()[column] == pytest.approx(np.mean([each[name] for each in at_weights]), rel=1e-5)
+
+
+def test_pairs_are_drawn_registered_with_figures_against_the_weight(learned):
+    network, splits = learned
+    fixed = hypermorph.ForOneWeight(0.5).eval()
+    figure = hypermorph.slide({"hyper": network, "fixed-0.5": fixed}, splits, search=True)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert titles == ["moving", "fixed", *(f"λ = {weight:g}" for weight in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1))]
+    dice, loss, folds = (axis for axis in figure.axes if axis.get_xlabel())
+    assert [axis.get_ylabel() for axis in (dice, loss, folds)] == ["Dice", "loss", "folded pixels (%)"]
+    drawn = {line.get_label(): (line.get_xdata(), line.get_ydata()) for line in loss.lines}
+    weights, losses = drawn["one network"]
+    expected = [hypermorph.mean_figures(network, splits.test, weight)["loss"] for weight in weights]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    ((weight,), (of_fixed,)) = drawn["a network for each λ"]
+    assert weight == 0.5
+    assert of_fixed == pytest.approx(hypermorph.mean_figures(fixed, splits.test, 0.5)["loss"], rel=1e-5)
+    before = next(line for line in dice.lines if line.get_label() == "before")
+    assert before.get_ydata()[0] == pytest.approx(hypermorph.dice_before(splits))
+    image = next(axis for axis in figure.axes if axis.get_title() == "fixed").images[0].get_array()
+    np.testing.assert_allclose(image, splits.test[:1][1][0, 0] / 255, atol=1e-6)
+    plt.close(figure)

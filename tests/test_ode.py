@@ -1,11 +1,13 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from hyperconv.data import pendulums
+from hyperconv.data import as_float, pendulums
 from hyperconv.errors import InputError
 from hyperconv.experiments.ode import ODE, ODE_FRAMES, forecast_error, from_frames
+from hyperconv.training.objectives import Measured
 from hyperconv.zoo.neural_ode import GeneratedDynamics, LSTMForecaster, NeuralODE, StoredDynamics
 
 
@@ -62,7 +64,7 @@ def test_the_lstm_lives_on_its_own_predictions_once_nothing_is_observed():
 
 
 def test_arms_have_about_equal_parameters():
-    counts = [sum(parameter.numel() for parameter in make().parameters()) for make in ODE.arms.values()]
+    counts = [sum(parameter.numel() for parameter in arm.network().parameters()) for arm in ODE.arms.values()]
     assert max(counts) < 1.1 * min(counts)
 
 
@@ -119,5 +121,41 @@ def test_a_network_a_trajectory_learns_to_forecast(experiment):
         optimizer.step()
     always_the_mean = held_out[1][:, 6:12] - positions[:, 6:12].mean(0)
     with torch.no_grad():
-        learned = forecast_error(model, (held_out[0][:, :6], held_out[1][:, :12]), draws)["rmse"]
+        learned = forecast_error(model, (held_out[0][:, :6], held_out[1][:, :12]), None)["rmse"][0].mean().sqrt()
     assert learned < 0.5 * always_the_mean.square().sum(-1).mean().sqrt()
+
+
+@pytest.mark.parametrize("size", [1, 7, 10, 50, 120])
+def test_extrapolation_error_is_that_of_all_trajectories_whatever_the_batches(size):
+    observed, positions = (split[:120] for split in pendulums.load_points().validation[:])
+    forecasts = positions + torch.randn(positions.shape, generator=torch.Generator().manual_seed(0)) * torch.arange(
+        120.0
+    ).view(-1, 1, 1)
+    measured = Measured(ODE.objective)
+    for batch in torch.arange(120).split(size):
+        scored = ODE.objective.score(lambda _, batch=batch: forecasts[batch], (observed[batch], positions[batch]), None)
+        measured.update(scored, len(batch))
+    beyond = (forecasts - positions)[:, pendulums.OBSERVED :].square().sum(-1)
+    assert measured.figures()["rmse"] == pytest.approx(beyond.mean().sqrt().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("experiment", [ODE, ODE_FRAMES], ids=lambda experiment: experiment.name)
+def test_each_arms_angles_are_drawn_over_the_true_ones_and_frames_below(experiment):
+    splits = experiment.load("auto")
+    networks = {arm: experiment.arms[arm].network().eval() for arm in ("hyper", "lstm")}
+    figure = experiment.figure(networks, splits)
+    observed, positions = splits.test[:4]
+    pictured = [axis for axis in figure.axes if axis.images]
+    assert len(pictured) == (4 if experiment is ODE_FRAMES else 0)
+    panels = [axis for axis in figure.axes if not axis.images]
+    for number, axis in enumerate(panels):
+        drawn = {line.get_label(): line.get_ydata() for line in axis.lines}
+        np.testing.assert_allclose(drawn["true"], pendulums.angles(positions)[number], atol=1e-6)
+        for arm, network in networks.items():
+            with torch.no_grad():
+                expected = pendulums.angles(network(as_float(observed)))[number]
+            np.testing.assert_allclose(drawn[arm], expected, atol=1e-5)
+    for axis, (number, frames) in zip(pictured, enumerate(pendulums.frames(positions)[:, 2::4]), strict=False):
+        np.testing.assert_array_equal(axis.images[0].get_array(), np.concatenate(list(frames.numpy()), axis=1))
+        assert [line.get_xdata().size for line in axis.lines[-2:]] == [10, 10], number
+    plt.close(figure)

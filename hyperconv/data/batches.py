@@ -1,7 +1,8 @@
-"""Splits and batches, whatever of: no work per sample, and the same batches again after a resumed run."""
+"""Splits and batches, whatever of: the same batches again after a resumed run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 @dataclass(frozen=True)
 class Splits:
-    """Three disjoint splits, to be indexed by whole batches, under the name that logs and figures carry."""
+    """Three disjoint splits, each as `batch_loader` takes it, under the name that logs and figures carry."""
 
     name: str
     train: Dataset
@@ -71,14 +72,47 @@ class EpochBatches(Sampler[Tensor]):
         yield from order.split(self.batch_size)[rank : len(self) * processes : processes]
 
 
+class Collated(Dataset):
+    """Whole batches of a dataset that gives single samples."""
+
+    def __init__(self, dataset: Dataset, collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset = dataset
+        self.collate = collate
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, indices: Tensor) -> Any:
+        return self.collate([self.dataset[index] for index in indices.tolist()])
+
+
 def batch_loader(
-    dataset: Dataset, batch_size: int, *, shuffle: bool = False, seed: int = 0, shared: bool = False
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    shared: bool = False,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader:
-    """A loader of whole batches (no work per sample); a shuffled one drops the incomplete last batch.
+    """A loader of whole batches; a shuffled one drops the incomplete last batch.
 
     Args:
+        dataset: indexed by a tensor of indices, so that there is no work per sample; by one index where ``collate``
+            is given.
         shared: among processes that train together, rather than the same for each.
+        collate: makes a batch, of any structure, of a list of samples.
+
+    >>> words = ["a", "few", "words", "more"]
+    >>> list(batch_loader(words, 3, collate=lambda samples: {"texts": samples, "longest": max(map(len, samples))}))
+    [{'texts': ['a', 'few', 'words'], 'longest': 5}, {'texts': ['more'], 'longest': 4}]
     """
     drop_last = shuffle and len(dataset) >= batch_size
     batches = EpochBatches(len(dataset), batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed, shared=shared)
-    return DataLoader(dataset, sampler=batches, batch_size=None)
+    if collate is None:
+        return DataLoader(dataset, sampler=batches, batch_size=None)
+    return DataLoader(Collated(dataset, collate), sampler=batches, batch_size=None, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -11,43 +11,56 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import MOST_BYTES, read_at_most, refuse_lfs_pointer
 
 _UNSIGNED_BYTE = 0x08
 
 
 def find_idx(folder: Path, stem: str) -> Path | None:
-    """The idx file called ``stem`` in ``folder``, gzipped or not."""
-    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
+    """The idx file called ``stem`` in ``folder``, its ``-idx`` perhaps ``.idx``, gzipped or not."""
+    names = (name + ending for name in (stem, stem.replace("-idx", ".idx")) for ending in ("", ".gz"))
+    return next((path for name in names if (path := folder / name).is_file()), None)
 
 
 def read_idx(path: Path, dims: int) -> Tensor:
-    """Read an idx file of unsigned bytes with ``dims`` axes.
+    """Read an idx file of unsigned bytes with ``dims`` axes, taking no more memory than its header promises.
 
     Returns:
         uint8, of the shape that the header states.
 
     Raises:
-        InputError: unreadable, corrupt or truncated, or not bytes with that many axes.
+        InputError: unreadable, corrupt, truncated or too large, or not bytes with that many axes.
     """
+    refuse_lfs_pointer(path)
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            shape = _shape(path, file.read(4 + 4 * dims), dims)
+            promised = math.prod(shape)
+            content = read_at_most(file, promised + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}); fetch it again") from error
-    header = 4 + 4 * dims
-    if len(content) < header:
-        raise InputError(f"{path} is truncated: {len(content)} bytes, its header alone takes {header}; fetch it again")
-    kind, axes = content[2], content[3]
-    if content[:2] != b"\0\0" or kind != _UNSIGNED_BYTE or axes != dims:
+    if len(content) != promised:
+        held = len(content) if len(content) < promised else "more"
         raise InputError(
-            f"{path} does not hold bytes in {dims} axes (it starts {content[:4].hex()}, "
+            f"{path} is truncated or corrupt: its header promises {promised} bytes for shape {shape}, it holds {held}; "
+            "fetch it again"
+        )
+    return torch.from_numpy(np.frombuffer(content, np.uint8)).reshape(shape)
+
+
+def _shape(path: Path, header: bytes, dims: int) -> tuple[int, ...]:
+    if len(header) < 4 + 4 * dims:
+        raise InputError(
+            f"{path} is truncated: {len(header)} bytes, its header alone takes {4 + 4 * dims}; fetch it again"
+        )
+    if header[:4] != bytes([0, 0, _UNSIGNED_BYTE, dims]):
+        raise InputError(
+            f"{path} does not hold bytes in {dims} axes (it starts {header[:4].hex()}, "
             f"not 000008{dims:02x}); is it another file under this name?"
         )
-    shape = struct.unpack(f">{dims}I", content[4:header])
-    if len(content) - header != math.prod(shape):
+    shape = struct.unpack(f">{dims}I", header[4:])
+    if math.prod(shape) > MOST_BYTES:
         raise InputError(
-            f"{path} is truncated or corrupt: its header promises {math.prod(shape)} bytes for shape {shape}, "
-            f"it holds {len(content) - header}; fetch it again"
+            f"{path} promises {math.prod(shape):,} bytes for shape {shape}; at most {MOST_BYTES:,} are read"
         )
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).reshape(shape)
+    return shape

@@ -1,6 +1,5 @@
 """Pairs of images to register: two digits of one class, or the hippocampi of two cases."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch.utils.data import TensorDataset
 from ..errors import InputError
 from .batches import Splits
 from .digits import LOCAL_FOLDER, SIDE, DigitDataset, load_digits
+from .npz import read_npz
 
 _DIGIT_PAIRS = {"train": 20_000, "validation": 500, "test": 1_000}
 _PADDED_SIDE = 32
@@ -92,21 +92,9 @@ def _read_hippocampus(path: Path) -> tuple[Tensor, Tensor]:
             f"there is no {path}; give the folder of {_HIPPOCAMPUS_FILE} (slices of the Medical Segmentation "
             "Decathlon's Task04_Hippocampus) with --data"
         )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = file["images"], file["labels"]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} does not hold arrays images and labels ({error}); get it anew") from error
-    if (
-        images.ndim != 3
-        or not images.size
-        or images.shape != labels.shape
-        or {images.dtype, labels.dtype} != {np.dtype(np.uint8)}
-    ):
-        raise InputError(
-            f"{path} holds images {images.shape} {images.dtype} and labels {labels.shape} {labels.dtype}; both must "
-            "be (N, H, W) uint8"
-        )
+    images, labels = read_npz(path, {"images": (np.uint8, 3), "labels": (np.uint8, 3)}).values()
+    if not images.size or images.shape != labels.shape:
+        raise InputError(f"{path} holds images {images.shape} and labels {labels.shape}; both must be (N, H, W)")
     if len(images) < 12 or images.shape[1] % 8 or images.shape[2] % 8 or labels.max() >= _CLASSES:
         raise InputError(
             f"{path} holds images {images.shape} with labels up to {labels.max()}; at least 12 are needed, of sides "

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ..errors import InputError
+from ..files import read_text
 from .batches import Splits
 from .digits import LOCAL_FOLDER
 
@@ -53,13 +54,9 @@ def as_text(codes: Tensor) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"--data {path} cannot be read ({error.strerror}); give a text file, a folder with {_FILE}, or 'auto'"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"--data {path} is no UTF-8 text: {error}; give a text file") from error
+        return read_text(path)
+    except InputError as error:
+        raise InputError(f"--data: {error}; give a text file, a folder with {_FILE}, or 'auto'") from error
 
 
 def _split(text: str, name: str, origin: str) -> Splits:

@@ -85,9 +85,12 @@ def _turned_classification(network: nn.Module, batch: Batch, draws: torch.Genera
 TURNED_CLASSIFICATION = Objective(_turned_classification, (ACCURACY,), loss=CLASSIFICATION.loss)
 
 
+def norm_of(options: DigitsOptions) -> Norm:
+    return options.norm or ("stateless" if options.recipe == "robust" else "decorrelated")
+
+
 def _arms(options: DigitsOptions) -> dict[str, Arm]:
-    norm = options.norm or ("stateless" if options.recipe == "robust" else "decorrelated")
-    network = partial(digit_network, kernel_size=options.kernel_size, hidden=options.hidden, norm=norm)
+    network = partial(digit_network, kernel_size=options.kernel_size, hidden=options.hidden, norm=norm_of(options))
     grid = rates_around(RECIPES[options.recipe])
     every = {
         "hyper": Arm(partial(network, "hyper"), grid=grid, ignores=("conv",)),

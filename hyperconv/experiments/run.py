@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..files import check_writable, locked, remove_leftovers
 from ..training import Recipe
 from ..training.fit import BEST, Loaders, Report, check_trainer, fit
 from ..training.learner import Learner, NonFiniteLoss
-from ..training.objectives import Batch, Metric, Objective
+from ..training.objectives import Batch, Objective
 from . import results
 from .declared import experiments
 from .experiment import Experiment
@@ -28,11 +28,13 @@ from .extras import check_extras, command_for
 from .folders import begun, check_name, file_name, hint, new_folder, write_yaml
 from .results import FAILED, Result
 from .settings import Run, changes, plain
-from .trained import load_trained
+from .trained import load_trained, outline
 
 METRICS = "metrics.csv"
 # of Lightning's strategies for several devices, the ones that do not run main.py again
 _SPAWNING = ("auto", "ddp_spawn", "ddp_fork", "ddp_notebook")
+# of a network, whatever its options
+_MOST_PARAMETERS, _MOST_NUMBERS = 100_000, 10**9
 _SplitsOf = Callable[[int | None], Splits]
 
 
@@ -76,7 +78,9 @@ def run(settings: Run, options: Any = None) -> Outcome:
     trainings = _trainings(experiment, settings)
     splits = splits_of(trainings[0].fold)
     if began and splits.name != began.data:
-        raise InputError(f"{began.folder} began with the data {began.data}, but {settings.data} now gives {splits.name}")
+        raise InputError(
+            f"{began.folder} began with the data {began.data}, but {settings.data} now gives {splits.name}"
+        )
     folder = began.folder if began else new_folder(settings, options, splits.name)
     with locked(folder):
         remove_leftovers(folder.parent, deep=False)
@@ -121,8 +125,7 @@ def check_network(network: Callable[[], nn.Module]) -> None:
         InputError: no network can be made so.
     """
     try:
-        with torch.device("meta"):
-            network()
+        outline(network, _MOST_PARAMETERS, _MOST_NUMBERS)
     except ValueError as error:
         raise InputError(f"no network can be made of these settings: {error}") from error
 
@@ -143,7 +146,7 @@ def check_machine(settings: Run) -> None:
 def splits_loader(experiment: Experiment, settings: Run) -> _SplitsOf:
     """From a fold, or None where there are none, to its splits."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def splits_of(fold: int | None) -> Splits:
         load = experiment.load if fold is None else partial(experiment.load, fold=fold)
         try:
@@ -264,7 +267,6 @@ def train(
             title=title,
             resume=settings.resume,
             compile=settings.compile,
-            test=test,
             **settings.trainer,
         )
     except NonFiniteLoss as failure:
@@ -289,21 +291,18 @@ def figures_of(trained: Trained, experiment: Experiment) -> dict[tuple[str, str,
     figures = {(split, names[column], ""): value for (split, column), value in trained.report.figures.items()}
     headline = experiment.objective.metrics[0]
     reached = figures["validation", headline.name, ""]
-    if experiment.failed_at is not None and not is_better(reached, experiment.failed_at, headline):
+    if experiment.failed_at is not None and not headline.is_better(reached, experiment.failed_at):
         figures["validation", FAILED, ""] = 1
     return figures
 
 
-def is_better(value: float, than: float, metric: Metric) -> bool:
-    return value > than if metric.better == "higher" else value < than
-
-
-def rows_of(
-    figures: Mapping[tuple[str, str, str], float], origin: Mapping[str, Any], trained: Trained
-) -> list[Result]:
+def rows_of(figures: Mapping[tuple[str, str, str], float], origin: Mapping[str, Any], trained: Trained) -> list[Result]:
     """A row a figure; a training with a figure that is no number has failed."""
     if not all(map(math.isfinite, figures.values())):
-        figures = {("validation", FAILED, ""): 1, **{key: value for key, value in figures.items() if math.isfinite(value)}}
+        figures = {
+            ("validation", FAILED, ""): 1,
+            **{key: value for key, value in figures.items() if math.isfinite(value)},
+        }
     of_training = {
         "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
         "operations": trained.operations,

@@ -135,7 +135,9 @@ def headline_table(rows: Sequence[Result], of: Sequence[Experiment]) -> str:
                 )
     named = ["experiment"] if len(of) > 1 else []
     counts = ["n", "failed", "parameters", "operations", "epochs", "seconds"]
-    return _markdown([*named, "data", "settings", "arm", "metric", "test", "validation", *counts], lines, len(named) + 4)
+    return _markdown(
+        [*named, "data", "settings", "arm", "metric", "test", "validation", *counts], lines, len(named) + 4
+    )
 
 
 def noise_table(rows: Sequence[Result]) -> str:

@@ -15,7 +15,7 @@ from ..training import Recipe
 from . import results
 from .experiment import Arm, Experiment
 from .results import FAILED, Result
-from .run import Training, asked_for, check_machine, figures_of, is_better, recipe_for, rows_of, splits_loader, train
+from .run import Training, asked_for, check_machine, figures_of, recipe_for, rows_of, splits_loader, train
 from .settings import Run, as_text, changes
 
 TUNING_SEEDS = (100, 101)
@@ -128,7 +128,7 @@ def _best(name: str, arm: Arm, tried: list[tuple[Trial, list[Result]]], experime
         if failures:
             continue
         value = mean(row.value for row in rows if (row.split, row.metric) == ("validation", metric.name))
-        if best is None or is_better(value, best[1], metric):
+        if best is None or metric.is_better(value, best[1]):
             best = trial, value
     if best is None:
         return None

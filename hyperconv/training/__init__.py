@@ -1,6 +1,5 @@
 """Lightning modules, recipes and callbacks. Nothing here knows the file layout of the scripts."""
 
-from .classifier import MNISTClassifier
-from .recipes import RECIPES, Recipe
+from .recipes import Recipe
 
-__all__ = ["RECIPES", "MNISTClassifier", "Recipe"]
+__all__ = ["Recipe"]

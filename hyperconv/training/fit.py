@@ -1,54 +1,64 @@
 """One network trained, kept and tested: everything between a LightningModule and its figures."""
 
 import contextlib
-import csv
 import ctypes
 import logging
+import math
+import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
 from ..files import renamed_into_place
-from .learner import Learner, read_checkpoint
+from .checkpoints import BEST, LAST, check_resumable, read_checkpoint
+from .learner import Learner
 from .metrics_log import MetricsLog
-from .objectives import ACCURACY, Metric
+from .objectives import Metric
 from .progress import RunProgress
 
-BEST = "best.ckpt"
-LAST = "last.ckpt"
 # mallopt's names for them
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
 class Loaders:
-    """What a network is trained on, chosen by, and reported on."""
+    """What a network is trained on, chosen by, and reported on.
+
+    Processes that train together each go through all of the held-out splits.
+
+    Attributes:
+        test: None while settings are chosen, so that nothing is known of it.
+    """
 
     train: DataLoader
     validation: DataLoader
-    test: DataLoader
+    test: DataLoader | None
 
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of one trained network; losses and metrics are those of the best checkpoint."""
+    """Figures of one trained network.
+
+    Attributes:
+        parameters: of the network.
+        epochs: that it was trained for.
+        seconds: of training, or of evaluation where nothing is trained.
+        figures: of the best checkpoint, by split (validation, test) and column of the objective's metrics.
+    """
 
     parameters: int
     epochs: int
     seconds: float
-    val_loss: float
-    val_metric: float
-    test_loss: float
-    test_metric: float
+    figures: Mapping[tuple[str, str], float]
 
 
 def fit(
@@ -57,17 +67,17 @@ def fit(
     folder: Path,
     *,
     title: str,
-    metric: Metric = ACCURACY,
     resume: bool = False,
     compile: Literal["auto", "yes", "no"] = "auto",
     **trainer_options: Any,
 ) -> Report:
-    """Train a network, keep the checkpoint with the best validation loss, and test that one, which ``model`` is then.
+    """Train a network, keep the checkpoint that the objective chooses, and test that one, which ``model`` is then.
+
+    A network without parameters to train is evaluated only.
 
     Args:
         folder: receives ``metrics.csv``, ``best.ckpt`` (weights only) and ``last.ckpt`` (all that resuming needs).
         title: shown beside the progress bar.
-        metric: logged and reported beside the loss.
         resume: continue from ``last.ckpt`` where there is one, to the result of an uninterrupted run.
         compile: run training through torch.compile; ``auto``: on a GPU only, since on a CPU the minute that it
             takes is about what it saves.
@@ -78,50 +88,57 @@ def fit(
         NonFiniteLoss: training diverged; the checkpoints of the last good epoch are kept.
     """
     keep_freed_memory()
-    recipe = model.recipe
+    recipe, objective = model.recipe, model.objective
+    columns = [metric.column for metric in objective.all_metrics]
+    is_trained = any(parameter.requires_grad for parameter in model.parameters())
     last = folder / LAST
-    resume_from = last if resume and last.exists() else None
-    resume_at = _step_of(last, model) if resume_from else 0
-    timer = Timer()
-    callbacks: list[pl.Callback] = [timer, RunProgress(title, metric), CompileTraining(compile)]
-    if recipe.patience is not None:
-        callbacks.append(StopForGood("val_loss", patience=recipe.patience, mode="min"))
-    keep: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    callbacks.append(MovableCheckpoint(filename="best", monitor="val_loss", save_weights_only=True, **keep))
-    callbacks.append(MovableCheckpoint(filename="last", monitor=None, **keep))
+    resume_from = last if resume and is_trained and last.exists() else None
+    steps_an_epoch = max(1, len(loaders.train) // trainer_options.get("devices", 1))
     with warnings.catch_warnings():
         _silence_lightning()
         trainer = pl.Trainer(
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.clip,
-            callbacks=callbacks,
-            logger=MetricsLog(folder, metric.column, resume_at),
-            log_every_n_steps=max(1, min(50, len(loaders.train) // trainer_options.get("devices", 1))),
+            callbacks=[
+                RunProgress(title, objective.metrics[0]),
+                CompileTraining(compile),
+                Checkpoints(folder, objective.chooser, recipe.patience),
+            ],
+            log_every_n_steps=min(50, steps_an_epoch),
+            logger=False,
             num_sanity_val_steps=0,
+            enable_checkpointing=False,
             enable_model_summary=False,
             deterministic="warn" if torch.cuda.is_available() else None,
             use_distributed_sampler=False,
             plugins=[RenamingCheckpointIO()],
             **trainer_options,
         )
-        try:
-            trainer.fit(model, loaders.train, loaders.validation, ckpt_path=resume_from, weights_only=True)
-        except SystemExit as stop:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from stop
-        model.load_state_dict(read_checkpoint(folder / BEST)["state_dict"])
-        tested = trainer.test(model, loaders.test, verbose=False)[0]
-    # from files, since with several processes this one has not trained
-    epochs = _validation_rows(folder / "metrics.csv", metric)
-    chosen = min(epochs, key=lambda row: row["val_loss"])
-    return Report(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        epochs=len(epochs),
-        seconds=read_checkpoint(last)["callbacks"][timer.state_key]["time_elapsed"]["train"],
-        val_loss=chosen["val_loss"],
-        val_metric=chosen["val_metric"],
-        test_loss=tested["test_loss"],
-        test_metric=tested[f"test_{metric.column}"],
-    )
+        resume_at = check_resumable(folder, model, trainer, steps_an_epoch) if resume_from else 0
+        trainer.logger = MetricsLog(folder, columns, resume_at)
+        if is_trained:
+            try:
+                trainer.fit(model, loaders.train, loaders.validation, ckpt_path=resume_from, weights_only=True)
+            except SystemExit as stop:  # Lightning's answer to Ctrl-C
+                raise KeyboardInterrupt from stop
+            # from files, since with several processes this one has not trained
+            best, ended = read_checkpoint(folder / BEST), read_checkpoint(last)
+            model.load_state_dict(best["state_dict"])
+            epochs, seconds = ended["epoch"] + 1, ended["callbacks"][Checkpoints.__qualname__]["seconds"]
+            chosen = best["figures"]
+        else:
+            began = time.monotonic()
+            (chosen,) = trainer.validate(model, loaders.validation, verbose=False)
+            epochs, seconds = 0, time.monotonic() - began
+            untrained = {"epoch": 0, "global_step": 0, "state_dict": model.state_dict(), "figures": chosen}
+            RenamingCheckpointIO().save_checkpoint(
+                {**untrained, "hyper_parameters": dict(model.hparams)}, folder / BEST
+            )
+        figures = {("validation", column): chosen[f"val_{column}"] for column in columns}
+        if loaders.test is not None:
+            (tested,) = trainer.test(model, loaders.test, verbose=False)
+            figures |= {("test", column): tested[f"test_{column}"] for column in columns}
+    return Report(sum(parameter.numel() for parameter in model.parameters()), epochs, seconds, figures)
 
 
 def check_trainer(**options: Any) -> None:
@@ -155,29 +172,49 @@ class RenamingCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, beside)
 
 
-class MovableCheckpoint(ModelCheckpoint):
-    """Keeps its best score when the run's folder has been moved in the meantime."""
+class Checkpoints(pl.Callback):
+    """Keeps each epoch's checkpoint and the best one's weights; stops once no epoch has been better for a while.
+
+    A run that had stopped so stays stopped when it is resumed.
+
+    Args:
+        folder: where ``best.ckpt`` and ``last.ckpt`` are written; a run's folder may be moved before it is resumed.
+        chooser: the metric on validation data whose best value is kept.
+        patience: epochs without a better one before training stops; None to never stop so.
+    """
+
+    def __init__(self, folder: Path, chooser: Metric, patience: int | None) -> None:
+        self.folder = folder
+        self.chooser = chooser
+        self.patience = patience
+        self.best = math.nan
+        self.waited = 0
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
-
-
-class StopForGood(EarlyStopping):
-    """A run that had stopped early stays stopped when it is resumed."""
+        self.best, self.waited, self.seconds = (state_dict[name] for name in ("best", "waited", "seconds"))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = self.wait_count >= self.patience
+        self._last_look = time.monotonic()
+        trainer.should_stop = self._has_waited()
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now = time.monotonic()
+        self.seconds, self._last_look = self.seconds + now - self._last_look, now
+        value = float(trainer.callback_metrics[f"val_{self.chooser.column}"])
+        if trainer.current_epoch == 0 or self.chooser.is_better(value, self.best):
+            self.best, self.waited = value, 0
+            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+        else:
+            self.waited += 1
+        trainer.save_checkpoint(self.folder / LAST)
+        trainer.should_stop = trainer.should_stop or self._has_waited()
 
-def _step_of(last: Path, model: Learner) -> int:
-    """The step that a ``last.ckpt`` of this model was saved at."""
-    checkpoint = read_checkpoint(last)
-    try:
-        model.load_state_dict(checkpoint["state_dict"])
-        return checkpoint["global_step"]
-    except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise InputError(f"{last} is no checkpoint that this run can continue from: {reason}") from error
+    def _has_waited(self) -> bool:
+        return self.patience is not None and self.waited >= self.patience
 
 
 def keep_freed_memory() -> None:
@@ -189,12 +226,6 @@ def keep_freed_memory() -> None:
         allocator = ctypes.CDLL("libc.so.6")
         allocator.mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # glibc refuses more
         allocator.mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-def _validation_rows(path: Path, metric: Metric) -> list[dict[str, float]]:
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["val_loss"]]
-    return [{"val_loss": float(row["val_loss"]), "val_metric": float(row[f"val_{metric.column}"])} for row in rows]
 
 
 def _silence_lightning() -> None:

@@ -1,17 +1,15 @@
 """Any network with what it is to achieve and how it is trained, as a LightningModule."""
 
-import pickle
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torchmetrics
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from ..errors import InputError
-from .objectives import LOSS, Batch, Objective
+from .objectives import LOSS, Batch, Measured, Objective
 from .recipes import Recipe
 
 
@@ -24,8 +22,8 @@ class Learner(pl.LightningModule):
 
     Args:
         network: what is trained.
-        objective: what a batch is worth to it. The random numbers of training are a function of seed and step, so that a
-            resumed run draws the same.
+        objective: what a batch is worth to it. The random numbers of training are a function of seed and step, so that
+            a resumed run draws the same.
         recipe: how to train.
         described: plain values that its checkpoints carry as ``hyper_parameters``.
     """
@@ -36,48 +34,72 @@ class Learner(pl.LightningModule):
         self.objective = objective
         self.recipe = recipe
         self.save_hyperparameters(dict(described))
-        self.measured = nn.ModuleDict(
-            {
-                split: torchmetrics.MetricCollection({m.column: m.make() for m in objective.all_metrics}, compute_groups=False)
-                for split in ("fitted", "val", "test")  # a ModuleDict has a `train` of its own
-            }
-        )
         self._compiled: Callable[..., Any] | None = None
+        # neither parameters nor state: made anew for each evaluation
+        self._measured: Measured | None = None
+        self._samples_of_whole = 0
+        self._is_whole = False
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        # evaluation would be compiled anew, for longer than it runs
-        if self._compiled is not None and self.training:
+        # evaluation and a smaller last batch would each be compiled anew, for longer than they run
+        if self._compiled is not None and self.training and self._is_whole:
             return self._compiled(*inputs, **named)
         return self.network(*inputs, **named)
 
     def compile_training(self) -> None:
-        """From now on, train through ``torch.compile``."""
+        """Until training ends, run whole training batches through ``torch.compile``."""
         self._compiled = torch.compile(self.network.forward)
 
+    def on_fit_end(self) -> None:
+        self._compiled = None
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        samples = self.objective.samples(batch)
+        if batch_idx == 0:
+            self._samples_of_whole = samples
+        self._is_whole = samples == self._samples_of_whole
         step = self.global_step * self.trainer.world_size + self.global_rank
         draws = torch.Generator().manual_seed(((torch.initial_seed() & 0xFFFFFFFF) << 24) + step)
         values = self.objective.score(self, batch, draws)
         self._check_finite(values[LOSS], "training")
-        self.log(f"train_{LOSS}", values[LOSS].detach())
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.should_stop:
+            measured = Measured(self.objective, self.device)
+            measured.update(values, samples)
+            figures = {**measured.figures(), LOSS: values[LOSS].detach()}
+            self.log_dict({f"train_{column}": value for column, value in figures.items()})
         return values[LOSS]
 
+    def on_validation_epoch_start(self) -> None:
+        self._measured = Measured(self.objective, self.device)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+        self._evaluate(batch, "validation")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_measured("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._measured = Measured(self.objective, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "test")
 
+    def on_test_epoch_end(self) -> None:
+        self._log_measured("test")
+
     def _evaluate(self, batch: Batch, split: str) -> None:
         values = self.objective.score(self, batch, None)
         self._check_finite(values[LOSS], split)
-        samples = self.objective.samples(batch)
-        for column, metric in self.measured[split].items(keep_base=True):
-            if column == LOSS:
-                metric.update(values[LOSS].detach(), weight=samples)
-            else:
-                metric.update(*values[column])
-            self.log(f"{split}_{column}", metric, on_epoch=True, on_step=False, batch_size=samples)
+        self._measured.update(values, self.objective.samples(batch))
+
+    def _log_measured(self, split: str) -> None:
+        figures, self._measured = self._measured.figures(), None
+        self.log_dict({f"{split}_{column}": value for column, value in figures.items()}, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The figures on validation data are kept with the weights that they are of."""
+        seen = self.trainer.callback_metrics.items()
+        checkpoint["figures"] = {name: float(value) for name, value in seen if name.startswith("val_")}
 
     def _check_finite(self, loss: Tensor, where: str) -> None:
         if not loss.isfinite():
@@ -87,52 +109,22 @@ class Learner(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
+        optimizer, schedule = self.optimizer_and_schedule(
+            int(self.trainer.estimated_stepping_batches), self.trainer.precision
+        )
+        if schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_and_schedule(self, steps: int, precision: str) -> tuple[Optimizer, LRScheduler | None]:
+        """What the recipe asks for, over so many steps in all."""
         recipe = self.recipe
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         # a fused step undoes the loss's scaling itself, which is too late for the norm to be known
-        fused = recipe.clip is None or self.trainer.precision != "16-mixed"
+        fused = recipe.clip is None or precision != "16-mixed"
         optimizer = kinds[recipe.optimizer](
             self.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
         )
         if recipe.schedule == "constant":
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint as tensors and plain values only.
-
-    Raises:
-        InputError: a file that is missing, empty, truncated, no checkpoint, or that would run code if loaded.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}; train one with main.py or give another path")
-    if path.stat().st_size == 0:
-        raise InputError(f"the checkpoint {path} is empty; train again or give another path")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
-            reason = "it holds more than tensors and plain values, so loading it could run code: refused"
-        else:
-            reason = f"it is truncated, damaged or no checkpoint ({str(error).splitlines()[0][:100]})"
-        raise InputError(f"the checkpoint {path} cannot be loaded: {reason}") from error
-    if not isinstance(checkpoint, dict):
-        raise InputError(f"the checkpoint {path} holds a {type(checkpoint).__name__}, not a training checkpoint")
-    return checkpoint
-
-
-def settings_and_weights(path: str | Path, map_location: Any = "cpu") -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
-    """What a checkpoint says of its network, and the network's weights.
-
-    Raises:
-        InputError: as `read_checkpoint`; or one of the two is not in it.
-    """
-    checkpoint = read_checkpoint(path, map_location)
-    settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
-    if not isinstance(settings, Mapping) or not isinstance(weights, Mapping):
-        raise InputError(f"{path} is no checkpoint of this package: no hyper_parameters or state_dict")
-    return settings, weights
+            return optimizer, None
+        return optimizer, OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)

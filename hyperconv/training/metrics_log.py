@@ -1,15 +1,19 @@
 """Metrics as a CSV file that survives being killed and resumed."""
 
 import csv
-from collections.abc import Mapping
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from ..files import renamed_into_place
+from ..errors import InputError
+from ..files import read_text, write_whole
+from .objectives import LOSS
 
+METRICS = "metrics.csv"
 SPLITS = ("train", "val", "test")
 
 
@@ -20,16 +24,24 @@ class MetricsLog(Logger):
 
     Args:
         folder: where ``metrics.csv`` lies or is made.
-        metric: the column, for each split, beside the loss.
+        metrics: columns of each split.
         resume_at: keep the rows of steps before this one, drop what a killed run wrote after its last checkpoint.
+
+    Raises:
+        InputError: the file to continue is another one.
     """
 
-    def __init__(self, folder: Path, metric: str, resume_at: int = 0) -> None:
+    def __init__(self, folder: Path, metrics: Sequence[str], resume_at: int = 0) -> None:
         super().__init__()
-        self.columns = ("epoch", "step", *(f"{split}_{name}" for split in SPLITS for name in ("loss", metric)))
+        self.columns = ("epoch", "step", *(f"{split}_{metric}" for split in SPLITS for metric in metrics))
         self.folder = folder
-        self.path = folder / "metrics.csv"
-        self._keep_rows_before(resume_at)
+        self.path = folder / METRICS
+        kept = [row for row in self._rows() if self._is_before(resume_at, row)] if resume_at else []
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_whole(self.path, text.getvalue())
 
     @property
     def name(self) -> str:
@@ -53,20 +65,35 @@ class MetricsLog(Logger):
         row["step"] = step
         if "epoch" in row:
             row["epoch"] = int(row["epoch"])
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
 
-    def _keep_rows_before(self, step: int) -> None:
-        kept = []
-        if step and self.path.is_file():
-            with self.path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if self._step(row) < step and not row["test_loss"]]
-        with renamed_into_place(self.path) as beside, beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(kept)
+    def _rows(self) -> list[dict[str, Any]]:
+        """Those of the file as it is; none where it is gone or empty."""
+        if not self.path.is_file() or not self.path.stat().st_size:
+            return []
+        reader = csv.DictReader(io.StringIO(read_text(self.path), newline=""))
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise InputError(
+                f"{self.path} is no table of metrics ({error}); move it away to go on without it"
+            ) from error
+        if tuple(reader.fieldnames or ()) != self.columns:
+            raise InputError(
+                f"{self.path} has other columns than {', '.join(self.columns)}; move it away to go on without it"
+            )
+        return rows
 
-    def _step(self, row: Mapping[str, str | None]) -> float:
-        """A row's step; a row cut short by a kill has none and counts as written after any checkpoint."""
-        complete = row[self.columns[-1]] is not None and (row["step"] or "").isdigit()
-        return int(row["step"]) if complete else float("inf")
+    def _is_before(self, step: int, row: Mapping[str, Any]) -> bool:
+        """Whether a row was written before a step; one that was cut short counts as written after any."""
+        if row.keys() != set(self.columns) or None in row.values() or not _are_numbers(row.values()):
+            return False
+        return row["step"].isdecimal() and int(row["step"]) < step and not row[f"test_{LOSS}"]
+
+
+def _are_numbers(cells: Iterable[str]) -> bool:
+    try:
+        return all(cell == "" or float(cell) is not None for cell in cells)
+    except ValueError:
+        return False

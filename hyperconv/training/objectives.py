@@ -1,5 +1,6 @@
 """What networks are trained for, and what they are measured by."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,8 @@ from ..data.augment import pad_and_crop
 # any structure of tensors: a tuple, a dict, a torch-geometric Batch
 Batch = Any
 # (network, batch, source of random numbers) -> the loss, a mean over the batch's samples, under that name; and for each
-# metric, under its column, what its `update` takes. In evaluation there is no source: what is random there belongs to the data
+# metric, under its column, what its `update` takes: one thing, or a tuple of several. In evaluation there is no source of random
+# numbers: what is random there belongs to the data
 Score = Callable[[nn.Module, Batch, torch.Generator | None], Mapping[str, Any]]
 LOSS = "loss"
 
@@ -47,6 +49,16 @@ class Metric:
         '99.53%'
         """
         return f"{value:.2%}" if self.percent else f"{value:.4g}"
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether a value is better than another; one that is no number is better than none.
+
+        >>> ACCURACY.is_better(0.99, 0.98), ACCURACY.is_better(0.98, 0.98)
+        (True, False)
+        """
+        if math.isnan(than):
+            return not math.isnan(value)
+        return value > than if self.better == "higher" else value < than
 
 
 MEAN_LOSS = Metric(LOSS, LOSS, torchmetrics.MeanMetric, "lower")
@@ -86,6 +98,39 @@ class Objective:
     @property
     def chooser(self) -> Metric:
         return next(metric for metric in self.all_metrics if metric.column == self.chosen_by)
+
+
+class Measured:
+    """The figures of an objective, gathered batch by batch.
+
+    Every process that trains sees all of a held-out split, so nothing is gathered from the others.
+
+    >>> measured = Measured(CLASSIFICATION)
+    >>> for logits, labels in ((torch.eye(10)[:3], [0, 1, 0]), (torch.eye(10)[:1], [0])):
+    ...     measured.update(scores(logits, torch.tensor(labels)), samples=len(labels))
+    >>> round(measured.figures()["acc"], 3)
+    0.75
+    """
+
+    def __init__(self, objective: Objective, device: torch.device | str = "cpu") -> None:
+        self._metrics = {metric.column: metric.make().to(device) for metric in objective.all_metrics}
+        for metric in self._metrics.values():
+            metric.sync_on_compute = False
+
+    def update(self, values: Mapping[str, Any], samples: int) -> None:
+        """Take in what a `Score` returned for a batch of so many samples."""
+        for column, metric in self._metrics.items():
+            taken = values[column]
+            if column == LOSS:
+                metric.update(taken.detach(), weight=samples)
+            elif isinstance(taken, tuple):
+                metric.update(*taken)
+            else:
+                metric.update(taken)
+
+    def figures(self) -> dict[str, float]:
+        """Of all that was taken in, by column."""
+        return {column: float(metric.compute()) for column, metric in self._metrics.items()}
 
 
 def accuracy(classes: int, column: str = "acc") -> Metric:

@@ -12,11 +12,9 @@ class Recipe:
         optimizer: ``adam`` adds the weight decay to the gradient, ``adamw`` decouples it.
         learning_rate: constant, or the peak of the one-cycle schedule.
         epochs: at most so many.
-        patience: epochs without a better validation loss before training stops; None to never stop early.
+        patience: epochs without a better checkpoint before training stops; None to never stop early.
         shuffle: draw a new order each epoch, a function of seed and epoch.
         steps_an_epoch: that an epoch should have, if need be with smaller batches.
-        rotation: turn each training digit by up to so many degrees, either way.
-        zoom: scale each training digit by up to this fraction, either way.
         clip: the largest norm that a step's gradient keeps; None for any.
     """
 
@@ -29,8 +27,6 @@ class Recipe:
     patience: int | None
     shuffle: bool
     steps_an_epoch: int = 0
-    rotation: float = 0.0
-    zoom: float = 0.0
     clip: float | None = None
 
     def for_samples(self, count: int) -> "Recipe":
@@ -39,22 +35,3 @@ class Recipe:
         while batch_size > 16 and count // batch_size < self.steps_an_epoch:
             batch_size //= 2
         return replace(self, batch_size=batch_size)
-
-
-RECIPES = {
-    "fast": Recipe(
-        "adamw",
-        1e-2,
-        1e-2,
-        "one-cycle",
-        batch_size=128,
-        epochs=5,
-        patience=None,
-        shuffle=True,
-        steps_an_epoch=120,
-        rotation=10.0,
-        zoom=0.1,
-    ),
-    # github.com/mkarmann/hyper-conv, commit 6d3ea74
-    "seed": Recipe("adam", 1e-4, 1e-6, "constant", batch_size=64, epochs=100, patience=10, shuffle=False),
-}

@@ -1,6 +1,7 @@
 """Where in a text the scales that a hypernetwork generates move."""
 
 from collections.abc import Mapping, Sequence
+
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure

@@ -1,6 +1,7 @@
 """Pairs registered at several weights of smoothness."""
 
 from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

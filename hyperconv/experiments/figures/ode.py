@@ -1,6 +1,7 @@
 """Pendulums and what is predicted of them."""
 
 from collections.abc import Mapping, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
