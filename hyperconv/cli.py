@@ -41,6 +41,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -127,7 +128,7 @@ def value_of(flag: str, args: Sequence[str], default: str) -> str:
     """
     value = default
     given = [_with_underscores(arg) for arg in args]
-    for arg, following in zip(given, [*given[1:], ""], strict=True):
+    for arg, following in pairwise([*given, ""]):
         name, equals, text = arg.partition("=")
         if name == f"--{flag}":
             value = text if equals else following
@@ -161,7 +162,12 @@ def from_stored(settings: type[Settings], stored: dict[str, Any]) -> Settings:
 def console() -> Console:
     """For tables: it prints text as it is, whatever brackets and colons are in it, and not too narrow where piped."""
     piped = not Console().is_terminal
-    return Console(width=_PIPED_WIDTH if piped else None, markup=False, emoji=False, highlight=False)
+    return _Console(width=_PIPED_WIDTH if piped else None, markup=False, emoji=False, highlight=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # for `run`, instead of an exit code of rich's own
 
 
 def _parser(settings: Sequence[type]) -> ArgumentParser:

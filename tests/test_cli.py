@@ -96,7 +96,8 @@ def test_a_run_and_its_experiments_options_are_one_command_line():
     args = ["--folder", "here", "--experiment", "volumes"]
     cli.run(lambda *settings: got.append(settings), settings_of, args)
     assert got[1] == (Common(experiment="volumes"), Required("here"))
-    assert cli.parsed([Common, Digits], []) == (Common(), Digits())
+    cli.run(lambda *settings: got.append(settings), settings_of, [])
+    assert got[2] == (Common(), Digits())
 
 
 def test_help_shows_the_chosen_experiments_flags_under_its_title(capsys):
@@ -182,11 +183,12 @@ def test_what_an_encoding_lacks_is_printed_as_a_question_mark():
 def test_a_reader_that_goes_away_is_no_error():
     text = (
         "from dataclasses import dataclass; from hyperconv import cli\n"
-        "@dataclass\nclass Settings:\n    '''Print.'''\n    lines: int = 1\n"
-        "cli.run(lambda settings: print('line\\n' * settings.lines), Settings)"
+        "@dataclass\nclass Settings:\n    '''Print.'''\n    lines: int = 1\n    table: bool = False\n"
+        "def main(settings): (cli.console().print if settings.table else print)('line\\n' * settings.lines)\n"
+        "cli.run(main, Settings)"
     )
-    for lines in ("1", "100000"):
-        process = script(text, "--lines", lines)
+    for args in ([], ["--lines", "9999"], ["--lines", "9999", "--table"]):
+        process = script(text, *args)
         process.stdout.close()
         assert process.wait(60) == 141
         assert process.stderr.read() == b""

@@ -103,6 +103,7 @@ def test_a_download_is_taken_whole_or_not_at_all(tmp_path, monkeypatch, digits_r
     monkeypatch.setattr(torchvision.datasets, "MNIST", Interrupted)
     assert load_digits("auto").name == "mnist5k"
     assert not list((tmp_path / "data").iterdir())
+    (tmp_path / "data" / "MNIST").mkdir()
     monkeypatch.setattr(torchvision.datasets, "MNIST", Complete)
     assert len(load_digits("auto").train) == 220
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["MNIST"]

@@ -2,10 +2,8 @@
 
 import contextlib
 import hashlib
-import os
 import shutil
 import socket
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -16,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import InputError
+from ..files import remove_leftovers, renamed_into_place
 from .batches import Splits
 from .idx import find_idx, read_idx
 
@@ -137,7 +136,7 @@ def _read_split(folder: Path, images_stem: str, labels_stem: str) -> DigitDatase
 
 
 def _download_mnist(folder: Path) -> str | None:
-    """Fetch MNIST with torchvision; return why it could not be had, or None. Leaves no partial files."""
+    """Fetch MNIST with torchvision; return why it could not be had, or None. It is there whole or not at all."""
     from torchvision.datasets import MNIST
 
     outcome: dict[str, str] = {}
@@ -150,11 +149,12 @@ def _download_mnist(folder: Path) -> str | None:
             if given_up.is_set():
                 return
             socket.setdefaulttimeout(_STALLED_S)
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as partial:
-                MNIST(partial, download=True)
+            remove_leftovers(folder, deep=False)
+            with renamed_into_place(folder / "MNIST", folder=True) as partial:
+                MNIST(str(partial), download=True)
+                (partial / "MNIST" / "raw").rename(partial / "raw")
+                (partial / "MNIST").rmdir()
                 shutil.rmtree(folder / "MNIST", ignore_errors=True)
-                os.replace(Path(partial) / "MNIST", folder / "MNIST")
         except Exception as error:  # whatever kept us from MNIST, there are other digits
             outcome["problem"] = f"{type(error).__name__}: {error}"
         finally:

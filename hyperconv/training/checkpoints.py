@@ -1,5 +1,6 @@
 """Checkpoints, read as tensors and plain values only, and compared with what they are for before they are used."""
 
+import math
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -107,7 +108,10 @@ def check_resumable(folder: Path, model: pl.LightningModule, trainer: pl.Trainer
         checkpoint = read_checkpoint(path)
         try:
             _check("hyper_parameters", checkpoint.get("hyper_parameters"), dict(model.hparams), _is_equal)
-            check_tensors(checkpoint.get("state_dict"), model.state_dict())
+            weights = checkpoint.get("state_dict")
+            check_tensors(weights, model.state_dict())
+            if not all(weights[name].isfinite().all() for name, _ in model.named_parameters()):
+                raise InputError("its weights are not finite")
             check(checkpoint, model, trainer, steps_an_epoch)
         except InputError as error:
             raise InputError(f"{path} is no checkpoint that this run can continue from: {error}") from error
@@ -171,6 +175,8 @@ def _check_optimizer(found: Any, optimizer: torch.optim.Optimizer, step: int) ->
             raise InputError(f"of the {where}, {error}") from error
         if any(state[name].stride() != moment.stride() for name, moment in moments.items()):
             raise InputError(f"its {where} does not lie in memory as the parameter does")
+        if not all(state[name].isfinite().all() for name in moments):
+            raise InputError(f"its {where} is not finite")
         if not 1 <= state["step"] <= step:
             raise InputError(f"its {where} is of step {state['step'].item()}")
 
@@ -227,6 +233,8 @@ def _is_equal(found: Any, expected: Any) -> bool:
 
 
 def _is_alike(found: Any, expected: Any) -> bool:
+    if isinstance(expected, float):
+        return math.isfinite(found) or math.isnan(expected)
     return not isinstance(expected, int) or 0 <= found <= _MANY
 
 

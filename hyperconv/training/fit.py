@@ -4,29 +4,52 @@ import contextlib
 import ctypes
 import logging
 import math
+import multiprocessing
+import os
+import threading
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
 from ..files import renamed_into_place
 from .checkpoints import BEST, LAST, check_resumable, read_checkpoint
-from .learner import Learner
+from .learner import Learner, NonFiniteLoss
 from .metrics_log import MetricsLog
-from .objectives import Metric
+from .objectives import Metric, Objective
 from .progress import RunProgress
 
 # mallopt's names for them
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+class RenamingCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it; Lightning's own way may copy it there bit by bit."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with renamed_into_place(Path(path)) as beside:
+            torch.save(checkpoint, beside)
+
+
+_ALWAYS: Mapping[str, Any] = {
+    "logger": False,
+    "num_sanity_val_steps": 0,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "deterministic": "warn" if torch.cuda.is_available() else None,
+    "use_distributed_sampler": False,
+    "plugins": [RenamingCheckpointIO()],
+}
 
 
 @dataclass(frozen=True)
@@ -88,52 +111,13 @@ def fit(
         NonFiniteLoss: training diverged; the checkpoints of the last good epoch are kept.
     """
     keep_freed_memory()
-    recipe, objective = model.recipe, model.objective
-    columns = [metric.column for metric in objective.all_metrics]
-    is_trained = any(parameter.requires_grad for parameter in model.parameters())
-    last = folder / LAST
-    resume_from = last if resume and is_trained and last.exists() else None
-    steps_an_epoch = max(1, len(loaders.train) // trainer_options.get("devices", 1))
+    columns = [metric.column for metric in model.objective.all_metrics]
     with warnings.catch_warnings():
         _silence_lightning()
-        trainer = pl.Trainer(
-            max_epochs=recipe.epochs,
-            gradient_clip_val=recipe.clip,
-            callbacks=[
-                RunProgress(title, objective.metrics[0]),
-                CompileTraining(compile),
-                Checkpoints(folder, objective.chooser, recipe.patience),
-            ],
-            log_every_n_steps=min(50, steps_an_epoch),
-            logger=False,
-            num_sanity_val_steps=0,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            deterministic="warn" if torch.cuda.is_available() else None,
-            use_distributed_sampler=False,
-            plugins=[RenamingCheckpointIO()],
-            **trainer_options,
-        )
-        resume_at = check_resumable(folder, model, trainer, steps_an_epoch) if resume_from else 0
-        trainer.logger = MetricsLog(folder, columns, resume_at)
-        if is_trained:
-            try:
-                trainer.fit(model, loaders.train, loaders.validation, ckpt_path=resume_from, weights_only=True)
-            except SystemExit as stop:  # Lightning's answer to Ctrl-C
-                raise KeyboardInterrupt from stop
-            # from files, since with several processes this one has not trained
-            best, ended = read_checkpoint(folder / BEST), read_checkpoint(last)
-            model.load_state_dict(best["state_dict"])
-            epochs, seconds = ended["epoch"] + 1, ended["callbacks"][Checkpoints.__qualname__]["seconds"]
-            chosen = best["figures"]
+        if any(parameter.requires_grad for parameter in model.parameters()):
+            trainer, chosen, epochs, seconds = _train(model, loaders, folder, title, resume, compile, trainer_options)
         else:
-            began = time.monotonic()
-            (chosen,) = trainer.validate(model, loaders.validation, verbose=False)
-            epochs, seconds = 0, time.monotonic() - began
-            untrained = {"epoch": 0, "global_step": 0, "state_dict": model.state_dict(), "figures": chosen}
-            RenamingCheckpointIO().save_checkpoint(
-                {**untrained, "hyper_parameters": dict(model.hparams)}, folder / BEST
-            )
+            trainer, chosen, epochs, seconds = _evaluate(model, loaders, folder, trainer_options)
         figures = {("validation", column): chosen[f"val_{column}"] for column in columns}
         if loaders.test is not None:
             (tested,) = trainer.test(model, loaders.test, verbose=False)
@@ -141,15 +125,104 @@ def fit(
     return Report(sum(parameter.numel() for parameter in model.parameters()), epochs, seconds, figures)
 
 
+class _Fitted(NamedTuple):
+    """What trained, and of what it trained the validation figures, epochs and seconds."""
+
+    trainer: pl.Trainer
+    chosen: Mapping[str, float]
+    epochs: int
+    seconds: float
+
+
+def _train(
+    model: Learner,
+    loaders: Loaders,
+    folder: Path,
+    title: str,
+    resume: bool,
+    compile: Literal["auto", "yes", "no"],
+    options: Mapping[str, Any],
+) -> _Fitted:
+    recipe, objective = model.recipe, model.objective
+    devices = options.get("devices", 1)
+    steps_an_epoch = len(loaders.train) // devices
+    if not steps_an_epoch:
+        raise InputError(f"{len(loaders.train)} batches of {recipe.batch_size} are too few for {devices} devices")
+    callbacks = [
+        FollowParent(),
+        RunProgress(title, objective.metrics[0]),
+        CompileTraining(compile),
+        Checkpoints(folder, objective.chooser, recipe.patience),
+    ]
+    trainer = pl.Trainer(
+        max_epochs=recipe.epochs,
+        gradient_clip_val=recipe.clip,
+        callbacks=callbacks,
+        log_every_n_steps=min(50, steps_an_epoch),
+        **_ALWAYS,
+        **options,
+    )
+    last = folder / LAST
+    resume_from = last if resume and last.exists() else None
+    resume_at = check_resumable(folder, model, trainer, steps_an_epoch) if resume_from else 0
+    trainer.logger = _log(folder, objective, resume_at)
+    try:
+        trainer.fit(model, loaders.train, loaders.validation, ckpt_path=resume_from, weights_only=True)
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from stop
+    except ProcessRaisedException as error:
+        _raise_as_here(error)
+    # from files, since with several processes this one has not trained
+    best, ended = read_checkpoint(folder / BEST), read_checkpoint(last)
+    model.load_state_dict(best["state_dict"])
+    return _Fitted(
+        trainer, best["figures"], ended["epoch"] + 1, ended["callbacks"][Checkpoints.__qualname__]["seconds"]
+    )
+
+
+def _evaluate(model: Learner, loaders: Loaders, folder: Path, options: Mapping[str, Any]) -> _Fitted:
+    trainer = pl.Trainer(callbacks=[FollowParent()], **_ALWAYS, **options)
+    trainer.logger = _log(folder, model.objective)
+    began = time.monotonic()
+    (seen,) = trainer.validate(model, loaders.validation, verbose=False)
+    seconds = time.monotonic() - began
+    made = {"epoch": 0, "global_step": 0, "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    RenamingCheckpointIO().save_checkpoint({**made, "figures": seen}, folder / BEST)
+    return _Fitted(trainer, seen, epochs=0, seconds=seconds)
+
+
+def _log(folder: Path, objective: Objective, resume_at: int = 0) -> MetricsLog:
+    return MetricsLog(folder, [metric.column for metric in objective.all_metrics], resume_at)
+
+
 def check_trainer(**options: Any) -> None:
-    """Raise InputError where Lightning can make no trainer of these options on this machine."""
+    """Raise InputError where Lightning can make no trainer of these options, as they are, on this machine."""
+    given = ", ".join(f"{name} {value}" for name, value in options.items())
     try:
         with warnings.catch_warnings():
             _silence_lightning()
-            pl.Trainer(logger=False, enable_checkpointing=False, **options)
-    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-        given = ", ".join(f"{name} {value}" for name, value in options.items())
+            trainer = pl.Trainer(logger=False, enable_checkpointing=False, **options)
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError, ImportError) as error:
         raise InputError(f"no training is possible with {given}: {str(error).splitlines()[0]}") from error
+    if trainer.precision.startswith("bf16") and "bf16" not in str(options.get("precision")):
+        raise InputError(f"no training is possible with {given}: here it would be {trainer.precision}; ask for that")
+
+
+class FollowParent(pl.Callback):
+    """Ends the processes of several devices when the one that started them is gone, however that came."""
+
+    def __init__(self) -> None:
+        self._parent_pid = os.getpid()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None and parent.pid == self._parent_pid:
+            threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 class CompileTraining(pl.Callback):
@@ -162,14 +235,6 @@ class CompileTraining(pl.Callback):
         on_gpu = trainer.strategy.root_device.type == "cuda"
         if self.when == "yes" or (self.when == "auto" and on_gpu):
             pl_module.compile_training()
-
-
-class RenamingCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it; Lightning's own way may copy it there bit by bit."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with renamed_into_place(Path(path)) as beside:
-            torch.save(checkpoint, beside)
 
 
 class Checkpoints(pl.Callback):
@@ -215,6 +280,14 @@ class Checkpoints(pl.Callback):
 
     def _has_waited(self) -> bool:
         return self.patience is not None and self.waited >= self.patience
+
+
+def _raise_as_here(error: ProcessRaisedException) -> NoReturn:
+    """What another process raised is known by the last line of its traceback."""
+    raised, _, message = str(error).strip().splitlines()[-1].partition(": ")
+    if raised.endswith(NonFiniteLoss.__name__):
+        raise NonFiniteLoss(message) from error
+    raise error
 
 
 def keep_freed_memory() -> None:

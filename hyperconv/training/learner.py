@@ -38,7 +38,7 @@ class Learner(pl.LightningModule):
         # neither parameters nor state: made anew for each evaluation
         self._measured: Measured | None = None
         self._samples_of_whole = 0
-        self._is_whole = False
+        self._is_whole = True
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         # evaluation and a smaller last batch would each be compiled anew, for longer than they run

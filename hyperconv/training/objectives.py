@@ -18,8 +18,8 @@ from ..data.augment import pad_and_crop
 # any structure of tensors: a tuple, a dict, a torch-geometric Batch
 Batch = Any
 # (network, batch, source of random numbers) -> the loss, a mean over the batch's samples, under that name; and for each
-# metric, under its column, what its `update` takes: one thing, or a tuple of several. In evaluation there is no source of random
-# numbers: what is random there belongs to the data
+# metric, under its column, what its `update` takes: one thing, or a tuple of several. In evaluation there is no source
+# of random numbers: what is random there belongs to the data
 Score = Callable[[nn.Module, Batch, torch.Generator | None], Mapping[str, Any]]
 LOSS = "loss"
 
