@@ -38,8 +38,8 @@ class Arm:
         network: makes it, untrained. One without parameters (persistence, bicubic interpolation) is evaluated, not
             trained.
         recipe: how it is trained, where not as the experiment says.
-        grid: fields of its recipe or options, and the values of each that ``--tune`` tries, in all combinations; of equal
-            size for every arm that is trained.
+        grid: fields of its recipe or options, and the values of each that ``--tune`` tries, in all combinations; of
+            equal size for every arm that is trained.
         at_range_end: for each tuned setting whose chosen value ends its range, why the range ends there.
         group: arms of one group stand in one column of tables by condition. Default: the arm's own name.
         ignores: options that change nothing about this arm, and so are left out of what its results were got with.
@@ -79,7 +79,7 @@ class Experiment:
         quick_epochs: at most so many with ``--quick``.
         quick_samples: at most so many training samples with ``--quick``.
         extras: of the package's, that it needs beyond ``experiments``.
-        failed_at: a training whose headline figure on validation data is no better than this has failed; None: none has.
+        failed_at: a training whose headline figure on validation data is no better has failed; None: none has.
         measure: further test figures of a trained arm.
         figure: of all trained arms; None for their training curves.
     """

@@ -43,8 +43,8 @@ class Result:
         seed: of the training; ``noise_seed`` of the noise that the digits were given, if any.
         fold: of the data, where they come in folds.
         at: the condition that ``metric`` was measured in, e.g. ``λ=0.1``; empty where there is one only.
-        value: of ``metric`` on ``split`` of ``data``; accuracies are fractions. A failed training has the value 1 of the
-            metric ``failed``.
+        value: of ``metric`` on ``split`` of ``data``; accuracies are fractions. A failed training has the value 1 of
+            the metric ``failed``.
         operations: multiplications and additions of products and convolutions, for each sample of an evaluation batch.
         seconds: the training's wall time.
         commit: of the code, with a plus where it had been changed.
