@@ -179,8 +179,8 @@ EXPERIMENTS = (
     Experiment(
         name="lgnn",
         paper="Node-wise Localization of Graph Neural Networks, Liu et al., IJCAI 2021",
-        task="nodes of a graph to classes, from few of them (--graph): GCN, GAT and GIN whose weights every node and edge "
-        "has of its own, or all have in common; FiLM. Ten steps an epoch, each on the whole graph",
+        task="nodes of a graph to classes (--graph): GCN, GAT and GIN with weights of its own for every node and edge, "
+        "or the same for all; FiLM. An epoch is ten steps on the whole graph",
         minutes=10,
         arms=_arms(LgnnOptions()),
         recipe=_RECIPE,
