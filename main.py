@@ -7,12 +7,12 @@ from rich.table import Table
 
 from hyperconv import cli
 from hyperconv.experiments.declared import experiments
-from hyperconv.experiments.extras import command_for, missing_extras
 from hyperconv.experiments.results import FAILED
 from hyperconv.experiments.run import Outcome, run
 from hyperconv.experiments.settings import Run, as_text
 from hyperconv.experiments.statistics import mean_interval
 from hyperconv.experiments.tune import tune
+from hyperconv.extras import command_for, missing
 
 
 def settings_for(args: Sequence[str]) -> tuple[type, ...]:
@@ -40,8 +40,8 @@ def _experiments() -> Table:
         table.add_column(column, overflow="fold")
     table.add_column("minutes", justify="right")
     for each in experiments().values():
-        missing = missing_extras(each)
-        needed = f" (needs more packages: {command_for(missing)})" if missing else ""
+        lacking = missing(each.extras)
+        needed = f" (needs more packages: {command_for(*lacking)})" if lacking else ""
         table.add_row(each.name, each.paper, each.task + needed, ", ".join(each.arms), str(each.minutes))
     return table
 
@@ -62,7 +62,8 @@ def _chosen(settings: Run, options: Any) -> Table:
     for each in chosen:
         ends = "; ".join(f"{name}: {why}" for name, why in each.ends.items())
         counts = str(each.trials), str(each.failed)
-        table.add_row(each.arm, as_text(dict(each.trial)), metric.text(each.value), *counts, ends)
+        best = as_text(dict(each.trial or {}))
+        table.add_row(each.arm, best, "" if each.value is None else metric.text(each.value), *counts, ends)
     return table
 
 

@@ -13,7 +13,7 @@ from hyperconv.data import load_digits
 from hyperconv.errors import InputError
 from hyperconv.experiments import results
 from hyperconv.experiments.figures.noise import noise_figure
-from hyperconv.experiments.noise import MEDIAN, median_filtered, noise_curves
+from hyperconv.experiments.noise import MEDIAN, Classifier, median_filtered, noise_curves
 from hyperconv.experiments.pair import SHIPPED, pair
 from hyperconv.experiments.trained import Trained
 from hyperconv.files import check_writable, write_whole
@@ -61,7 +61,7 @@ def main(settings: NoiseTest) -> None:
     seen = digits.name == "mnist5k" and "mnist" in {each.data for each in networks.values()}
     if seen:
         print("mnist5k is a part of MNIST's training digits: these checkpoints have seen them", flush=True)
-    classifiers = {arm: each.network for arm, each in networks.items()}
+    classifiers: dict[str, Classifier] = {arm: each.network for arm, each in networks.items()}
     classifiers[MEDIAN] = median_filtered(classifiers["normal"])
     chosen = digits.test if settings.split == "test" else digits.validation
     count = min(settings.digits, len(chosen))

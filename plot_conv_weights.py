@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeInt
@@ -57,7 +57,7 @@ def main(settings: ConvWeights) -> None:
     plotting.save(plotting.kernels(panels, title), path)
 
 
-def _convolution(network: nn.Module, layer: int) -> nn.Module:
+def _convolution(network: nn.Module, layer: int) -> Any:
     blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
     convolutions = [
         module for block in blocks for module in block.branch if isinstance(module, nn.Conv2d | HyperConv2d)

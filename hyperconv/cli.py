@@ -35,15 +35,15 @@ Run(experiment='static', seed=0) None
 (Run(experiment='digits', seed=0), Digits(kernel_size=7, hidden=(16, 16)))
 """
 
-import contextlib
 import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 from jsonargparse import ArgumentParser
@@ -52,7 +52,10 @@ from rich.console import Console
 
 from .errors import InputError
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 # of both numpy's generators and torch's
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])
@@ -82,7 +85,7 @@ def run(
         args: instead of the process's own.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # one that something else has put there
+        if isinstance(stream, TextIOWrapper):  # and nothing that a notebook has put there
             stream.reconfigure(errors="replace")
     args = sys.argv[1:] if args is None else args
     try:
@@ -112,7 +115,7 @@ def parsed(settings: Sequence[type], args: Sequence[str]) -> tuple[Any, ...]:
     Raises:
         ArgumentError: a flag that is unknown or cannot have that value.
         InputError: an argument that is no UTF-8.
-        ValueError: two dataclasses that declare the same flag.
+        ValueError: two dataclasses that declare the same flag, or a boolean field that is not False by default.
     """
     for arg in args:
         _check_text(arg)
@@ -153,6 +156,8 @@ def from_stored(settings: type[Settings], stored: dict[str, Any]) -> Settings:
             raise InputError(f"{name} must be true or false, got {value!r}")
         if get_origin(hints.get(name)) is tuple and not isinstance(value, list):
             raise InputError(f"{name} must be a list, got {value!r}")
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{name} has a character that no path can have, in {value!r}")
     try:
         return _made(settings, vars(_parser([settings]).parse_object(stored)))
     except (ArgumentError, TypeError) as error:
@@ -193,8 +198,10 @@ def _parser(settings: Sequence[type]) -> ArgumentParser:
 def _kind(field: Field, hint: Any) -> dict[str, Any]:
     default = field.default if field.default_factory is MISSING else field.default_factory()
     if hint is bool:
+        if default is not False:
+            raise ValueError(f"the flag --{field.name} takes no value, so it must be False by default")
         return {"action": "store_true"}
-    given = {"required": True} if default is MISSING else {"default": default}
+    given: dict[str, Any] = {"required": True} if default is MISSING else {"default": default}
     if get_origin(hint) is tuple:
         if default is not MISSING:
             given["default"] = list(default)

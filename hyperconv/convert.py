@@ -5,15 +5,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
+from .extras import needing
 from .generators import CoordinateMLP, Generator, StartAtKernel
 from .layers import (
     CachedKernel,
@@ -27,6 +26,9 @@ from .layers import (
     HyperLinear,
 )
 from .together import GeneratedTogether
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _HYPER: dict[type[nn.Module], type[HyperLayer]] = {
     nn.Conv1d: HyperConv1d,
@@ -193,7 +195,7 @@ def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
     return twin
 
 
-def cost(module: nn.Module, *inputs: Any) -> pd.DataFrame:
+def cost(module: nn.Module, *inputs: Any) -> "pd.DataFrame":
     """What the hyper layers of a network store and compute.
 
     Args:
@@ -213,6 +215,9 @@ def cost(module: nn.Module, *inputs: Any) -> pd.DataFrame:
     >>> table.loc["0", ["stored", "baked"]].tolist()
     [1744, 1600]
     """
+    with needing("experiments", "hyperconv.cost"):
+        import pandas as pd
+
     layers = {name or type(layer).__name__: layer for name, layer in _hyper_layers(module)}
     table = pd.DataFrame(
         {"stored": map(_numbers, layers.values()), "baked": map(_baked_numbers, layers.values())}, index=list(layers)
@@ -242,6 +247,8 @@ def _hyper_layers(module: nn.Module) -> list[tuple[str, HyperLayer]]:
 @torch.no_grad()
 def _operations(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, int]]:
     """Operations to generate and in all, of every hyper layer, over all its calls in one call of the network."""
+    from torch.utils.flop_counter import FlopCounterMode  # brings triton
+
     network = _apart(copy.deepcopy(module).eval())
     layers = [layer for _, layer in _hyper_layers(network)]
     generate, whole = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0)

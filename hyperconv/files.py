@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -16,7 +16,7 @@ from .errors import InputError
 try:
     import fcntl
 except ImportError:  # Windows, where nothing is locked and no leftover removed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # more than this no file of data is let take of the memory
 MOST_BYTES = 1 << 30
@@ -27,15 +27,21 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 _MOST_YAML_BYTES = 1 << 16
 
 
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 @contextlib.contextmanager
 def renamed_into_place(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place once everything is written.
 
-    Whenever the process is killed or the power fails, ``path`` is what it was before or all that was written. What a
-    killed process leaves is removed by `remove_leftovers`.
+    Whenever the process is killed or the power fails, ``path`` is what it was before or all that was written; after
+    a power cut it may be what it was before even though the block had ended. What a killed process leaves is removed
+    by `remove_leftovers`.
 
     Args:
-        folder: whether it is a folder, made empty, that takes the place of none or an empty one.
+        folder: whether it is a folder, made empty, that takes the place of none or an empty one. Its files should be
+            written through this function too, or a power cut may empty them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{_PARTIAL}{secrets.token_hex(4)}-{path.name}")
@@ -116,7 +122,7 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
         raise InputError(f"{path} is no UTF-8 text: {error}") from error
 
 
-def read_at_most(file: IO[bytes], count: int) -> bytearray:
+def read_at_most(file: _Readable, count: int) -> bytearray:
     """The next ``count`` bytes, or all there are, in memory that grows as they come, whatever a header has promised."""
     content = bytearray()
     while piece := file.read(min(_PIECE, count - len(content))):
@@ -181,8 +187,10 @@ def _claimed(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # for processes forked meanwhile too
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # in processes forked meanwhile too
     finally:
         os.close(descriptor)
 

@@ -6,6 +6,7 @@ The suffix of the path that a figure is saved to chooses the format.
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -35,10 +36,10 @@ def set_style() -> None:
     sns.set_theme(context="paper", style="ticks", font_scale=1.15, rc=_STYLE)
 
 
-def new_figure(*grid: int, size: tuple[float, float], **options: object) -> tuple[Figure, np.ndarray]:
-    """A figure of that many rows and columns of axes, which are returned as an array of two dimensions."""
+def new_figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure, and its axes ``(rows, columns)``."""
     set_style()
-    figure, axes = plt.subplots(*grid, figsize=size, squeeze=False, layout="constrained", **options)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
     return figure, axes
 
 

@@ -1,13 +1,16 @@
 """What several test files use."""
 
 import csv
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import main
 from hyperconv import cli
@@ -31,25 +34,42 @@ def run_script(capsys, script: Callable, settings, *args: str) -> tuple[int, str
     return code, captured.out, captured.err
 
 
-def launch(*args: str) -> subprocess.Popen:
-    """main.py in a process of its own."""
-    command = [sys.executable, str(ROOT / "main.py"), *args]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def launch(*args: str) -> BaseProcess:
+    """main.py in a process of its own, which starts with everything imported; its errors go to this one's."""
+    return started(_main, args)
 
 
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()
+def started(target: Callable[..., None], args: Sequence[Any] = ()) -> BaseProcess:
+    process = _context().Process(target=target, args=args)
+    process.start()
+    return process
 
 
-def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+def finish(process: BaseProcess) -> None:
+    process.join(timeout=300)
+    assert process.exitcode == 0
+
+
+def kill_when(process: BaseProcess, ready: Callable[[], bool], number: int = signal.SIGKILL) -> None:
     deadline = time.monotonic() + 120
     while not ready():
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_alive(), "the run ended before it could be killed"
         assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    process.join()
+
+
+@cache
+def _context() -> BaseContext:
+    """A server that forks imports main.py once. It has no threads yet, so that its forks may make their own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([main.__name__, "hyperconv.experiments.run", __name__])
+    return context
+
+
+def _main(*args: str) -> None:
+    cli.run(main.main, main.settings_for, args)
 
 
 def rows_in(path: Path) -> int:

@@ -166,6 +166,47 @@ def test_two_dataclasses_with_one_flag_are_refused_by_name():
         cli.parsed([Common, Other], [])
 
 
+def test_a_switch_that_cannot_be_turned_off_is_refused():
+    @dataclass(frozen=True)
+    class Other:
+        """Options of another.
+
+        Args:
+            fast: whether to hurry.
+        """
+
+        fast: bool = True
+
+    with pytest.raises(ValueError, match="--fast takes no value, so it must be False by default"):
+        cli.parsed([Other], [])
+
+
+STORED = {"experiment": "digits", "arms": ["hyper"], "seed": 3, "batch_size": None, "quick": True, "name": "a"}
+
+
+def test_stored_settings_are_checked_as_flags_are():
+    assert cli.from_stored(Common, STORED) == Common(arms=("hyper",), seed=3, quick=True, name="a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    (
+        ({"seed": 2**32}, "seed"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"arms": "hyper"}, "arms must be a list"),
+        ({"quick": "yes"}, "quick must be true or false"),
+        ({"experiment": None}, "experiment has no value"),
+        ({"name": "a\0b"}, "name has a character that no path can have"),
+        ({"odd": 1}, "odd"),
+    ),
+)
+def test_stored_settings_that_cannot_be_used_are_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        cli.from_stored(Common, {**STORED, **changes})
+    with pytest.raises(InputError, match="seed is missing"):
+        cli.from_stored(Common, {name: value for name, value in STORED.items() if name != "seed"})
+
+
 def test_what_an_encoding_lacks_is_printed_as_a_question_mark():
     text = (
         "from dataclasses import dataclass; from hyperconv import cli\n"
@@ -187,7 +228,7 @@ def test_a_reader_that_goes_away_is_no_error():
         "def main(settings): (cli.console().print if settings.table else print)('line\\n' * settings.lines)\n"
         "cli.run(main, Settings)"
     )
-    for args in ([], ["--lines", "9999"], ["--lines", "9999", "--table"]):
+    for args in ([], ["--lines", "9999", "--table"]):
         process = script(text, *args)
         process.stdout.close()
         assert process.wait(60) == 141

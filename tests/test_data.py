@@ -346,6 +346,14 @@ def test_a_text_that_git_lfs_would_have_to_fetch(tmp_path):
         load_text(str(tmp_path))
 
 
+def test_line_ends_and_byte_order_marks_change_no_text(tmp_path):
+    text = "To be, or not to be\n" * 200
+    for name, content in (("a", text.encode()), ("b", b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())):
+        (tmp_path / name).write_bytes(content)
+    (plain,), (other,) = (load_text(str(tmp_path / name)).train[:] for name in "ab")
+    assert torch.equal(plain, other)
+
+
 def test_images_are_scaled_by_what_their_type_says():
     counts = torch.tensor([0, 1, 128, 255], dtype=torch.uint8)
     assert torch.equal(as_float(counts), torch.tensor([0, 1, 128, 255]) / 255)

@@ -1,5 +1,6 @@
 """Tasks that no published experiment here has yet: the frame must carry any."""
 
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -332,10 +333,10 @@ def test_grids_are_tried_on_validation_data_only_and_never_twice(tmp_path, decla
     before = (tmp_path / "tuning.csv").read_text()
     kept = [row for row in rows if row.arm == "linear"]
     results.write(tmp_path / "tuning.csv", kept)
-    code, out, _ = run(capsys, *flags)
+    code, _, err = run(capsys, *flags)
     assert code == 0
-    assert "linear: learning_rate" not in out
-    assert "started: learning_rate" in out
+    assert "linear, seed" not in err
+    assert "started, seed 101: epoch" in err
     assert len((tmp_path / "tuning.csv").read_text().splitlines()) == len(before.splitlines())
     code, _, err = run(capsys, *flags, "--learning_rate", "0.1")
     assert code == 2 and "--learning_rate is among what --tune tries" in err
@@ -355,6 +356,35 @@ def started_right():
     return network
 
 
+@dataclass(frozen=True)
+class Width:
+    """Options of dictionaries.
+
+    Args:
+        width: of the hidden layer.
+    """
+
+    width: int = 2
+
+
+def of_width(experiment: Experiment, options: Width) -> Experiment:
+    network = partial(perceptron, options.width)
+    return replace(experiment, arms={"hidden": Arm(network, grid={"width": (3, 5), "batch_size": (10,)})})
+
+
+def perceptron(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 4))
+
+
+def test_grids_hold_options_too(tmp_path, declare, capsys):
+    declare(replace(of_width(DICTIONARIES, Width()), options=Width, adapted=of_width))
+    flags = ("--experiment", "dictionaries", "--tune", "--logs", str(tmp_path), "--epochs", "1")
+    code, _, err = run(capsys, *flags, "--accelerator", "cpu")
+    assert code == 0, err
+    parameters = {row.settings: row.parameters for row in results.read(tmp_path / "tuning.csv")}
+    assert parameters == {"epochs=1 width=3 batch_size=10": 43, "epochs=1 width=5 batch_size=10": 69}
+
+
 def test_a_training_that_diverges_is_recorded_and_the_others_go_on(tmp_path, declare, capsys):
     def diverges():
         network = nn.Linear(8, 4)
@@ -367,7 +397,7 @@ def test_a_training_that_diverges_is_recorded_and_the_others_go_on(tmp_path, dec
     failed = [row for row in outcome.rows if row.arm == "diverges"]
     assert [(row.split, row.metric, row.value) for row in failed] == [("validation", "failed", 1.0)]
     assert ("linear", "RMSE") in figures(outcome.rows)
-    assert "diverges failed: the training loss became nan" in capsys.readouterr().out
+    assert "diverges, seed 0 failed: the training loss became nan" in capsys.readouterr().out
     flags = ("--experiment", "dictionaries", "--arms", "diverges", "--logs", str(tmp_path / "alone"))
     code, _, _ = run(capsys, *flags, "--out", str(tmp_path), "--accelerator", "cpu")
     assert code == 1

@@ -219,7 +219,7 @@ def test_every_arm_learns_a_text_better_than_the_frequencies_of_its_characters(t
     experiment = experiments()["hyperlstm-characters"]
     splits = load_text(str(text_file))
     network = experiment.arms[arm].network()
-    learn(experiment, network, splits.train, steps=30, batch_size=8)
+    learn(experiment, network, splits.train, steps=20, batch_size=8)
     counts = torch.tensor(list(Counter(text_file.read_text()).values()))
     entropy = -(counts / counts.sum()).log2() @ (counts / counts.sum())
     with torch.no_grad():
@@ -231,7 +231,7 @@ def test_rows_of_digits_are_told_apart(digits_folder, name):
     experiment = experiments()[name]
     splits = experiment.load(str(digits_folder))
     network = experiment.arms["hyper"].network()
-    learn(experiment, network, splits.train, steps=60, batch_size=32)
+    learn(experiment, network, splits.train, steps=40, batch_size=32)
     images, labels = splits.test[:]
     with torch.no_grad():
         logits, answers = experiment.objective.score(network, (images, labels), None)["acc"]

@@ -166,7 +166,7 @@ def learned(tmp_path_factory):
     network = HyperMorph((16, 16), encoder=(8, 8), decoder=(8, 8, 8))
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     draws = torch.Generator().manual_seed(0)
-    for _ in range(100):
+    for _ in range(60):
         optimizer.zero_grad()
         chosen = torch.randint(len(splits.train), (32,), generator=draws)
         hypermorph.registration(network, splits.train[chosen], draws)["loss"].backward()

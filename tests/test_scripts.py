@@ -54,7 +54,7 @@ def drawn(monkeypatch) -> list:
 def test_noise_test_writes_curves_results_and_a_figure_of_the_run_that_it_names(
     tmp_path, trained, digits_folder, drawn, capsys
 ):
-    flags = ("--run", str(trained), "--data", str(digits_folder), "--digits", "20", "--repeats", "2", "--seed", "3")
+    flags = ("--run", str(trained), "--data", str(digits_folder), "--digits", "10", "--repeats", "2", "--seed", "3")
     code, out, err = run_script(capsys, *NOISE, *flags, "--out", str(tmp_path))
     assert code == 0, err
     assert f"hyper: {trained}/hyper/best.ckpt" in out

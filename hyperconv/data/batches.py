@@ -2,11 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+
+class Samples(Protocol):
+    """What can be counted, and indexed by a tensor of indices or by one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -14,16 +22,18 @@ class Splits:
     """Three disjoint splits, each as `batch_loader` takes it, under the name that logs and figures carry."""
 
     name: str
-    train: Dataset
-    validation: Dataset
-    test: Dataset
+    train: Samples
+    validation: Samples
+    test: Samples
     note: str
 
     def shortened(self, count: int) -> "Splits":
         """With at most so many samples to train on."""
         if len(self.train) <= count:
             return self
-        return replace(self, train=Subset(self.train, torch.arange(count)), note=f"{self.note}; quick: {count} of them")
+        first: Any = torch.arange(count)  # indexed by a batch of indices, which a list is not
+        train: Any = self.train
+        return replace(self, train=Subset(train, first), note=f"{self.note}; quick: {count} of them")
 
 
 def _world() -> tuple[int, int]:
@@ -75,7 +85,7 @@ class EpochBatches(Sampler[Tensor]):
 class Collated(Dataset):
     """Whole batches of a dataset that gives single samples."""
 
-    def __init__(self, dataset: Dataset, collate: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, dataset: Samples, collate: Callable[[list[Any]], Any]) -> None:
         self.dataset = dataset
         self.collate = collate
 
@@ -87,7 +97,7 @@ class Collated(Dataset):
 
 
 def batch_loader(
-    dataset: Dataset,
+    dataset: Samples,
     batch_size: int,
     *,
     shuffle: bool = False,
@@ -110,7 +120,8 @@ def batch_loader(
     drop_last = shuffle and len(dataset) >= batch_size
     batches = EpochBatches(len(dataset), batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed, shared=shared)
     if collate is None:
-        return DataLoader(dataset, sampler=batches, batch_size=None)
+        whole: Any = dataset
+        return DataLoader(whole, sampler=batches, batch_size=None)
     return DataLoader(Collated(dataset, collate), sampler=batches, batch_size=None, collate_fn=_as_it_is)
 
 

@@ -101,8 +101,9 @@ def _positions(source: str) -> Tensor:
         raise InputError(f"--data {source}: pendulums are simulated, they are not read; leave --data out")
     draw = np.random.default_rng(_SEED).uniform
     count = sum(_COUNTS)
-    drawn = [draw(*bounds, count) for bounds in (_LENGTHS_M, _DAMPINGS_PER_S, _ANGLES, _VELOCITIES_PER_S)]
-    simulated = simulate(*drawn, np.arange(PREDICTED) * INTERVAL_S)
+    ranges = _LENGTHS_M, _DAMPINGS_PER_S, _ANGLES, _VELOCITIES_PER_S
+    length, damping, angle, velocity = (draw(*bounds, count) for bounds in ranges)
+    simulated = simulate(length, damping, angle, velocity, np.arange(PREDICTED) * INTERVAL_S)
     return torch.from_numpy(np.stack([np.sin(simulated), -np.cos(simulated)], axis=-1)).float()
 
 

@@ -54,7 +54,7 @@ def as_text(codes: Tensor) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return read_text(path)
+        return read_text(path).replace("\r\n", "\n")
     except InputError as error:
         raise InputError(f"--data: {error}; give a text file, a folder with {_FILE}, or 'auto'") from error
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch.utils.data import TensorDataset
 
-from .batches import Splits
-from .digits import DigitDataset, load_digits
+from .batches import Samples, Splits
+from .digits import load_digits
 
 _BLOCK = 500
 
@@ -29,7 +29,7 @@ def turned_digits(source: str = "auto") -> Splits:
     return replace(digits, validation=_with_angles(digits.validation), test=_with_angles(digits.test))
 
 
-def _with_angles(digits: DigitDataset) -> TensorDataset:
+def _with_angles(digits: Samples) -> TensorDataset:
     blocks = range(math.ceil(len(digits) / _BLOCK))
     turns = torch.cat([torch.rand(_BLOCK, generator=torch.Generator().manual_seed(block)) for block in blocks])
     return TensorDataset(*digits[:], turns[: len(digits)] * (2 * math.pi))

@@ -39,14 +39,26 @@ TURNED_CLASSIFICATION = Objective(turned_classification, (ACCURACY,), loss="cros
 
 def parameters_by_depth(network: DeepHyperCNN, splits: Splits) -> list[Figure]:
     """Parameters that the kernels of shallower and deeper networks of this kind come from."""
-    alike = partial(DeepHyperCNN, context_dim=_TOLD, **network.kind)
-    return [Figure("kernel parameters", kernel_parameters(alike(depth)), f"{depth} kernels") for depth in _DEPTHS]
+    return [
+        Figure("kernel parameters", kernel_parameters(DeepHyperCNN(depth, _TOLD, **network.kind)), f"{depth} kernels")
+        for depth in _DEPTHS
+    ]
 
 
 def kernel_parameters(network: DeepHyperCNN) -> int:
     """Parameters of what makes the kernels, from what the network is told on."""
-    makers = [network.trunk, network.recurrent, *(layer.generator for layer in network.convolutions)]
+    makers: list[Any] = [network.trunk, network.recurrent, *(layer.generator for layer in network.convolutions)]
     return sum(p.numel() for p in {p for maker in makers if maker is not None for p in maker.parameters()})
+
+
+# of sizes that come out about equally accurate
+_KINDS: dict[str, dict[str, Any]] = {
+    "dense": {"generator": partial(DenseGenerator, context_dim=8, hidden=(2,))},
+    "chunked": {"generator": partial(ChunkedGenerator, context_dim=8, chunk_size=64)},
+    "low-rank": {"generator": partial(LowRankGenerator, context_dim=8, rank=4)},
+    "recurrent": {"generator": partial(DenseGenerator, context_dim=8), "recurrent": True},
+    "coordinate": {"generator": partial(CoordinateMLP, context_dim=8, hidden=(32, 32, 9))},
+}
 
 
 def _declared(name: str, networks: Mapping[str, Callable[[], nn.Module]], **more: Any) -> Experiment:
@@ -77,17 +89,7 @@ EXPERIMENTS = (
     ),
     _declared(
         "generators",
-        # of sizes that come out about equally accurate
-        {
-            kind: partial(DeepHyperCNN, _TRAINED_DEPTH, _TOLD, **made)
-            for kind, made in {
-                "dense": {"generator": partial(DenseGenerator, context_dim=8, hidden=(2,))},
-                "chunked": {"generator": partial(ChunkedGenerator, context_dim=8, chunk_size=64)},
-                "low-rank": {"generator": partial(LowRankGenerator, context_dim=8, rank=4)},
-                "recurrent": {"generator": partial(DenseGenerator, context_dim=8), "recurrent": True},
-                "coordinate": {"generator": partial(CoordinateMLP, context_dim=8, hidden=(32, 32, 9))},
-            }.items()
-        },
+        {kind: partial(DeepHyperCNN, _TRAINED_DEPTH, _TOLD, **made) for kind, made in _KINDS.items()},
         paper="neurite, issue 57: must a kernel come from one dense layer?",
         task=f"as conditioned, {_TRAINED_DEPTH} residual kernels of five kinds; parameters for 2 to 16 of them",
         quick_epochs=3,

@@ -60,7 +60,7 @@ def new_folder(settings: Run, options: Any, data: str) -> Path:
         folder = logs / f"{name}-{number}"
     # a run exists once its settings do, whenever it is killed
     with renamed_into_place(folder, folder=True) as beside:
-        write_yaml(beside / _SETTINGS_FILE, {**plain(settings), "options": options and plain(options), "splits": data})
+        write_yaml(beside / _SETTINGS_FILE, {**plain(settings), "options": plain(options), "splits": data})
     return folder
 
 
@@ -110,9 +110,17 @@ def _stored(path: Path) -> tuple[Run, Any, str]:
     declared = getattr(experiments().get(settings.experiment), "options", None)
     if not isinstance(data, str):
         raise InputError(f"splits must be a name, got {data!r}")
-    if not isinstance(options, dict if declared else type(None)):
+    if not isinstance(options, dict) if declared else options is not None:
         raise InputError(f"options are not those of {settings.experiment}")
     return settings, from_stored(declared, options) if declared else None, data
+
+
+def place_of(folder: Path, settings: Run, arm: str, seed: int, fold: int | None) -> Path:
+    """Where a training's files lie; its seed and fold are told only where there are others."""
+    place = folder / arm
+    if len(settings.all_seeds) > 1 or fold is not None:
+        place /= f"seed{seed}"
+    return place if fold is None else place / f"fold{fold}"
 
 
 def file_name(settings: Run, options: Any) -> str:

@@ -78,7 +78,8 @@ def moving_scales(networks: Networks, splits: Splits) -> "Drawing":
     bits = {name: _bits(network, splits.test) for name, network in networks.items()}
     strips = []
     if "hyper" in networks:
-        embedding, cell, _ = networks["hyper"]
+        layers: list[Any] = list(networks["hyper"].children())
+        embedding, cell, _ = layers
         (codes,) = splits.test[:_STRIPS]
         shown = codes[:, :-1]
         _, scales = cell.states_and_scales(embedding(shown.long()))

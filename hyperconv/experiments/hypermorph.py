@@ -188,7 +188,10 @@ def slide(networks: Networks, splits: Splits, *, search: bool = False) -> "Drawi
     moving, fixed = (as_float(images) for images in batch[:2])
     masks = [each.float() for each in batch[2:]]
     outlines = masks or [None, None]
-    columns = {"moving": (moving, None, outlines[0]), "fixed": (fixed, None, outlines[1])}
+    columns: dict[str, tuple[Any, Any, Any]] = {
+        "moving": (moving, None, outlines[0]),
+        "fixed": (fixed, None, outlines[1]),
+    }
     network = networks.get("hyper", next(iter(networks.values())))
     for weight in weights_of(network, _SHOWN):
         with torch.no_grad():

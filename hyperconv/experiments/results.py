@@ -29,7 +29,7 @@ class TrainingKey(NamedTuple):
     settings: str
     arm: str
     data: str
-    seed: int
+    seed: int | None
     noise_seed: int | None
     fold: int | None
 
@@ -40,7 +40,7 @@ class Result:
 
     Attributes:
         settings: what differs from the experiment's defaults, e.g. ``recipe=robust epochs=2``.
-        seed: of the training; ``noise_seed`` of the noise that the digits were given, if any.
+        seed: of the training, where its checkpoint tells; ``noise_seed`` of the noise on the digits, if any.
         fold: of the data, where they come in folds.
         at: the condition that ``metric`` was measured in, e.g. ``λ=0.1``; empty where there is one only.
         value: of ``metric`` on ``split`` of ``data``; accuracies are fractions. A failed training has the value 1 of
@@ -53,7 +53,7 @@ class Result:
     experiment: str
     settings: str
     arm: str
-    seed: int
+    seed: int | None
     noise_seed: int | None
     fold: int | None
     data: str

@@ -123,6 +123,8 @@ def as_text(settings: dict[str, Any]) -> str:
     return " ".join(texts)
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """An instance of a dataclass as files hold it: tuples as lists."""
+def plain(settings: Any) -> Any:
+    """An instance of a dataclass as files hold it, tuples as lists; None for None."""
+    if settings is None:
+        return None
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}

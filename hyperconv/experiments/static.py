@@ -1,6 +1,7 @@
 """A kernel from an embedding (HyperNetworks) beside a stored one."""
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from .experiment import Arm, Experiment, Figure, rates_around
 
 def second_kernel(network: nn.Module, splits: Splits) -> list[Figure]:
     """Parameters that the second kernel is stored in."""
-    second = network[3]
+    second: Any = list(network.children())[3]
     kernel = second.generator.parameters() if isinstance(second, HyperLayer) else [second.weight]
     return [Figure("kernel parameters", sum(parameter.numel() for parameter in kernel))]
 

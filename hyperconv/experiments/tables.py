@@ -1,4 +1,4 @@
-"""The tables of README and docs, made from ``lightning_logs/results.csv`` and nothing else.
+"""The tables of docs, made from ``lightning_logs/results.csv`` and nothing else.
 
 python -m hyperconv.experiments.tables --add lightning_logs/NAME/results.csv out/results.csv
 """
@@ -25,7 +25,7 @@ _PRINCIPAL = "digits"
 
 @dataclass(frozen=True)
 class Tables:
-    """Write the tables of README and docs anew from the gathered results.
+    """Write the tables of docs anew from the gathered results.
 
     Args:
         add: results.csv files of runs to take into the gathered ones first; a training of the same experiment,
@@ -36,7 +36,7 @@ class Tables:
 
     add: tuple[str, ...] = ()
     results: str = "lightning_logs/results.csv"
-    pages: tuple[str, ...] = ("README.md", "docs/experiments.md")
+    pages: tuple[str, ...] = ("docs/results.md", "docs/experiments.md")
 
 
 def main(settings: Tables) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from .experiment import Experiment
 # what a file may make: modules that are made and dropped on the way, and buffers that it does not hold
 _SPARE_PARAMETERS = 1000
 _LARGEST_BUFFERS = 1 << 22
+_LONGEST_OPTION = 1000
 _WRAPPERS = re.compile(r"(_orig_mod|module)\.")
 
 
@@ -168,6 +169,9 @@ def _options(experiment: Experiment, stored: Any) -> Any:
         return None
     if not isinstance(stored, Mapping):
         raise InputError(f"its options are {stored!r}, not those of {experiment.name}")
+    for each in (stored, *stored.values()):
+        if isinstance(each, Mapping | Sequence) and len(each) > _LONGEST_OPTION:
+            raise InputError(f"its options hold {len(each):,} values")
     return from_stored(experiment.options, dict(stored))
 
 

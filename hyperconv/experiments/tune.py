@@ -8,14 +8,13 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..data import Splits
 from ..errors import InputError
 from ..files import locked
 from ..training import Recipe
-from . import results
+from .asked import Asked, Training
 from .experiment import Arm, Experiment
-from .results import FAILED, Result
-from .run import Training, asked_for, check_machine, figures_of, recipe_for, rows_of, splits_loader, train
+from .results import FAILED
+from .run import rows_of
 from .settings import Run, as_text, changes
 
 TUNING_SEEDS = (100, 101)
@@ -30,13 +29,15 @@ class Chosen:
     """The best trial of an arm.
 
     Attributes:
+        trial: None where a training of each trial failed.
         value: the headline metric on validation data, a mean over the tuning seeds.
+        trials: how many there were; ``failed`` counts trainings.
         ends: for each setting whose value is the first or the last of those tried, what the arm declares about it.
     """
 
     arm: str
-    trial: Trial
-    value: float
+    trial: Trial | None
+    value: float | None
     trials: int
     failed: int
     ends: Mapping[str, str]
@@ -48,26 +49,18 @@ def tune(settings: Run, options: Any = None) -> tuple[Experiment, list[Chosen]]:
     Raises:
         InputError: as `run`; or there is nothing to choose, or a flag sets what is to be chosen.
     """
-    experiment, options = asked_for(settings, options)
-    tuned = {name: arm for name, arm in experiment.arms.items() if arm.grid}
+    asked = Asked(settings, options)
+    tuned = {name: arm for name, arm in asked.experiment.arms.items() if arm.grid}
     if not tuned:
-        raise InputError(f"no arm of {experiment.name} that is asked for has a grid to be tuned on")
+        raise InputError(f"no arm of {settings.experiment} that is asked for has a grid to be tuned on")
     for name in {name for arm in tuned.values() for name in arm.grid}:
         if getattr(settings, name, None) is not None:
             raise InputError(f"--{name} is among what --tune tries; leave it out")
-    check_machine(settings)
-    splits = splits_loader(experiment, settings)(0 if experiment.folds else None)
-    print(splits.note, flush=True)
-    path = Path(settings.logs) / TUNING_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    chosen = []
-    for name, arm in tuned.items():
-        trials = combinations(arm)
-        rows = [_rows(name, trial, experiment, settings, options, splits, path) for trial in trials]
-        best = _best(name, arm, list(zip(trials, rows, strict=True)), experiment)
-        if best:
-            chosen.append(best)
-    return experiment, chosen
+    print(asked.splits(asked.folds[0]).note, flush=True)
+    logs = Path(settings.logs)
+    logs.mkdir(parents=True, exist_ok=True)
+    with locked(logs):
+        return asked.experiment, [_best(name, arm, asked, logs / TUNING_FILE) for name, arm in tuned.items()]
 
 
 def combinations(arm: Arm) -> list[Trial]:
@@ -80,62 +73,46 @@ def combinations(arm: Arm) -> list[Trial]:
     return [dict(zip(arm.grid, values, strict=True)) for values in product(*arm.grid.values())]
 
 
-def _rows(
-    arm: str, trial: Trial, experiment: Experiment, settings: Run, options: Any, splits: Splits, path: Path
-) -> list[Result]:
-    """The rows of one trial with all tuning seeds."""
-    of_recipe = {name: value for name, value in trial.items() if name in _RECIPE_FIELDS}
-    of_options = {name: value for name, value in trial.items() if name not in _RECIPE_FIELDS}
-    ignored = (*experiment.arms[arm].ignores, *trial)
-    if of_options:
-        options = replace(options, **of_options)
-        experiment = experiment.with_options(options)
-    told = f"{changes(settings, options, ignored)} {as_text(dict(trial))}".strip()
-    rows = []
-    for seed in TUNING_SEEDS:
-        origin = {
-            "experiment": experiment.name,
-            "settings": told,
-            "arm": arm,
-            "seed": seed,
-            "noise_seed": None,
-            "fold": 0 if experiment.folds else None,
-            "data": splits.name,
-        }
-        key = results.TrainingKey(**origin)
-        done = [row for row in results.read(path) if row.training == key]
-        if not done:
-            recipe = replace(recipe_for(experiment, arm, settings, len(splits.train)), **of_recipe)
-            training = Training(arm, seed, origin["fold"])
-            print(f"{arm}: {told}, seed {seed}", flush=True)
-            with TemporaryDirectory() as folder:
-                trained = train(training, experiment, recipe, settings, options, splits, Path(folder), test=False)
-            done = rows_of(figures_of(trained, experiment), origin, trained)
-            with locked(path.parent):
-                results.append(path, done)
-        rows += done
-    return rows
-
-
-def _best(name: str, arm: Arm, tried: list[tuple[Trial, list[Result]]], experiment: Experiment) -> Chosen | None:
-    """The best of the trials none of whose trainings failed; None if there is none."""
-    metric = experiment.objective.metrics[0]
+def _best(name: str, arm: Arm, asked: Asked, path: Path) -> Chosen:
+    """The best of the trials none of whose trainings failed."""
+    metric = asked.experiment.objective.metrics[0]
+    trials = combinations(arm)
     best: tuple[Trial, float] | None = None
     failed = 0
-    for trial, rows in tried:
+    for trial in trials:
+        rows = []
+        for seed in TUNING_SEEDS:
+            training = _as_tried(asked.training(name, seed, asked.folds[0]), trial, asked.settings)
+            print(f"{name}: {training.key.settings}, seed {seed}", flush=True)
+            with TemporaryDirectory() as folder:
+                rows += rows_of(training, asked.settings, path, Path(folder), test=False)
         failures = sum(row.metric == FAILED for row in rows)
         failed += failures
-        if failures:
-            continue
-        value = mean(row.value for row in rows if (row.split, row.metric) == ("validation", metric.name))
-        if best is None or metric.is_better(value, best[1]):
+        value = mean([row.value for row in rows if row.metric == metric.name] or [0.0])
+        if not failures and (best is None or metric.is_better(value, best[1])):
             best = trial, value
-    if best is None:
-        return None
-    trial, value = best
+    chosen, reached = best or (None, None)
     ends = {
         setting: arm.at_range_end.get(setting, "widen its grid")
         for setting, values in arm.grid.items()
-        if len(values) > 1 and trial[setting] in (values[0], values[-1])
+        if chosen and len(values) > 1 and chosen[setting] in (values[0], values[-1])
     }
-    return Chosen(name, trial, value, len(tried), failed, ends)
+    return Chosen(name, chosen, reached, len(trials), failed, ends)
+
+
+def _as_tried(training: Training, trial: Trial, settings: Run) -> Training:
+    """A training with the trial's values in its recipe and options, all of which its results tell."""
+    of_recipe = {name: value for name, value in trial.items() if name in _RECIPE_FIELDS}
+    of_options = {name: value for name, value in trial.items() if name not in _RECIPE_FIELDS}
+    experiment, options = training.experiment, training.options
+    ignored = (*experiment.arms[training.key.arm].ignores, *trial)
+    told = f"{changes(settings, options, ignored)} {as_text(dict(trial))}".strip()
+    if of_options:
+        options = replace(options, **of_options)
+        experiment = experiment.with_options(options)
+    return training._replace(
+        key=training.key._replace(settings=told),
+        experiment=experiment,
+        options=options,
+        recipe=replace(training.recipe, **of_recipe),
+    )

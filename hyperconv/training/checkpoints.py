@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise InputError(f"the checkpoint {path} is empty; train again or give another path")
     refuse_lfs_pointer(path)
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles, which are refused in words
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         said = next(iter(str(error).splitlines()), type(error).__name__)[:100]
         if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
@@ -130,7 +133,11 @@ def _check_last(
     callbacks = {each.state_key: state for each in trainer.callbacks if (state := each.state_dict())}
     _check("callbacks", checkpoint.get("callbacks"), callbacks, _is_alike)
     schedules = [{**schedule.state_dict(), "last_epoch": step, "_step_count": step + 1}] if schedule else []
-    _check("lr_schedulers", *_but_for(("_last_lr",), checkpoint.get("lr_schedulers"), schedules), _is_equal)
+    _check(
+        "lr_schedulers",
+        *_but_for("lr_schedulers", ("_last_lr",), checkpoint.get("lr_schedulers"), schedules),
+        _is_equal,
+    )
     _check_loops(checkpoint.get("loops"), trainer, epoch, step)
     _check_optimizer(checkpoint.get("optimizer_states"), optimizer, step)
     _check_precision(checkpoint, trainer)
@@ -141,7 +148,7 @@ def _check_best(
 ) -> None:
     _number(checkpoint, "epoch", model.recipe.epochs - 1)
     figures = {f"val_{metric.column}": 0.0 for metric in model.objective.all_metrics}
-    _check("figures", checkpoint.get("figures"), figures, lambda found, expected: True)
+    _check("figures", checkpoint.get("figures"), figures, lambda figure, other: True)
 
 
 def _check_loops(found: Any, trainer: pl.Trainer, epoch: int, step: int) -> None:
@@ -159,7 +166,7 @@ def _check_optimizer(found: Any, optimizer: torch.optim.Optimizer, step: int) ->
     if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], Mapping):
         raise InputError("its optimizer_states are not those of one optimizer")
     expected = optimizer.state_dict()
-    groups = _but_for(("lr", "betas"), found[0].get("param_groups"), expected["param_groups"])
+    groups = _but_for("param_groups", ("lr", "betas"), found[0].get("param_groups"), expected["param_groups"])
     _check("param_groups", *groups, _is_equal)
     states = found[0].get("state")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -192,13 +199,15 @@ def _check_precision(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None
         raise InputError("it is of another version of Lightning")
 
 
-def _but_for(moving: Sequence[str], found: Any, expected: list[dict[str, Any]]) -> tuple[Any, list[dict[str, Any]]]:
+def _but_for(
+    where: str, moving: Sequence[str], found: Any, expected: list[dict[str, Any]]
+) -> tuple[Any, list[dict[str, Any]]]:
     """Found and expected entries without those that move with the steps, once their kinds are known to be right."""
     if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
         return found, expected
     for each, other in zip(found, expected, strict=False):
         for name in moving:
-            _check(name, each.get(name), other[name], _is_alike)
+            _check(f"{where}.{name}", each.get(name), other[name], _is_alike)
     return tuple(
         [{n: v for n, v in each.items() if n not in moving} for each in entries] for entries in (found, expected)
     )

@@ -33,25 +33,6 @@ from .progress import RunProgress
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-class RenamingCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it; Lightning's own way may copy it there bit by bit."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with renamed_into_place(Path(path)) as beside:
-            torch.save(checkpoint, beside)
-
-
-_ALWAYS: Mapping[str, Any] = {
-    "logger": False,
-    "num_sanity_val_steps": 0,
-    "enable_checkpointing": False,
-    "enable_model_summary": False,
-    "deterministic": "warn" if torch.cuda.is_available() else None,
-    "use_distributed_sampler": False,
-    "plugins": [RenamingCheckpointIO()],
-}
-
-
 @dataclass(frozen=True)
 class Loaders:
     """What a network is trained on, chosen by, and reported on.
@@ -154,12 +135,11 @@ def _train(
         CompileTraining(compile),
         Checkpoints(folder, objective.chooser, recipe.patience),
     ]
-    trainer = pl.Trainer(
+    trainer = _trainer(
         max_epochs=recipe.epochs,
         gradient_clip_val=recipe.clip,
         callbacks=callbacks,
         log_every_n_steps=min(50, steps_an_epoch),
-        **_ALWAYS,
         **options,
     )
     last = folder / LAST
@@ -181,7 +161,7 @@ def _train(
 
 
 def _evaluate(model: Learner, loaders: Loaders, folder: Path, options: Mapping[str, Any]) -> _Fitted:
-    trainer = pl.Trainer(callbacks=[FollowParent()], **_ALWAYS, **options)
+    trainer = _trainer(callbacks=[FollowParent()], **options)
     trainer.logger = _log(folder, model.objective)
     began = time.monotonic()
     (seen,) = trainer.validate(model, loaders.validation, verbose=False)
@@ -189,6 +169,19 @@ def _evaluate(model: Learner, loaders: Loaders, folder: Path, options: Mapping[s
     made = {"epoch": 0, "global_step": 0, "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
     RenamingCheckpointIO().save_checkpoint({**made, "figures": seen}, folder / BEST)
     return _Fitted(trainer, seen, epochs=0, seconds=seconds)
+
+
+def _trainer(**options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        deterministic="warn" if torch.cuda.is_available() else None,
+        use_distributed_sampler=False,
+        plugins=[RenamingCheckpointIO()],
+        **options,
+    )
 
 
 def _log(folder: Path, objective: Objective, resume_at: int = 0) -> MetricsLog:
@@ -217,6 +210,7 @@ class FollowParent(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         parent = multiprocessing.parent_process()
         if parent is not None and parent.pid == self._parent_pid:
+            _silence_lightning()
             threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
@@ -235,6 +229,14 @@ class CompileTraining(pl.Callback):
         on_gpu = trainer.strategy.root_device.type == "cuda"
         if self.when == "yes" or (self.when == "auto" and on_gpu):
             pl_module.compile_training()
+
+
+class RenamingCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it; Lightning's own way may copy it there bit by bit."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with renamed_into_place(Path(path)) as beside:
+            torch.save(checkpoint, beside)
 
 
 class Checkpoints(pl.Callback):
@@ -275,7 +277,7 @@ class Checkpoints(pl.Callback):
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
         else:
             self.waited += 1
-        trainer.save_checkpoint(self.folder / LAST)
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         trainer.should_stop = trainer.should_stop or self._has_waited()
 
     def _has_waited(self) -> bool:

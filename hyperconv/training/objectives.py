@@ -114,8 +114,9 @@ class Measured:
 
     def __init__(self, objective: Objective, device: torch.device | str = "cpu") -> None:
         self._metrics = {metric.column: metric.make().to(device) for metric in objective.all_metrics}
-        for metric in self._metrics.values():
-            metric.sync_on_compute = False
+        for module in (module for metric in self._metrics.values() for module in metric.modules()):
+            if isinstance(module, torchmetrics.Metric):
+                module.distributed_available_fn = _never
 
     def update(self, values: Mapping[str, Any], samples: int) -> None:
         """Take in what a `Score` returned for a batch of so many samples."""
@@ -131,6 +132,10 @@ class Measured:
     def figures(self) -> dict[str, float]:
         """Of all that was taken in, by column."""
         return {column: float(metric.compute()) for column, metric in self._metrics.items()}
+
+
+def _never() -> bool:
+    return False
 
 
 def accuracy(classes: int, column: str = "acc") -> Metric:

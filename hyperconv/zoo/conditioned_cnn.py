@@ -4,7 +4,7 @@ Kernels: A. Hoopes et al., "HyperMorph", IPMI 2021, https://arxiv.org/abs/2101.0
 https://github.com/adalca/neurite). Features: E. Perez et al., "FiLM", AAAI 2018, https://arxiv.org/abs/1709.07871.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,7 +39,7 @@ class PlainCNN(nn.Module):
         """``(B, inputs, 28, 28)`` and ``(B, context_dim)`` to logits ``(B, 10)``."""
         return self._through(self.convolutions, images)
 
-    def _through(self, convolutions: Sequence[Callable[[Tensor], Tensor]], features: Tensor) -> Tensor:
+    def _through(self, convolutions: Iterable[Callable[[Tensor], Tensor]], features: Tensor) -> Tensor:
         for convolution in convolutions:
             features = self.between(convolution(features))
         return self.classes(features)
@@ -128,7 +128,7 @@ class DeepHyperCNN(nn.Module):
         channels: int = 8,
     ) -> None:
         super().__init__()
-        self.kind = {"generator": generator, "recurrent": recurrent, "channels": channels}
+        self.kind: dict[str, Any] = {"generator": generator, "recurrent": recurrent, "channels": channels}
         self.trunk = perceptron((context_dim, *_TRUNK), leaky_relu)
         self.first = nn.Conv2d(1, channels, 5, stride=2, padding=2)
         self.recurrent = None

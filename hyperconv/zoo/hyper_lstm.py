@@ -141,6 +141,9 @@ class LayerNormHyperLSTM(nn.Module):
 class PlainLSTM(nn.LSTM):
     """``nn.LSTM`` that starts as the others do and returns its states ``(B, steps, hidden)`` only."""
 
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__(inputs, hidden, batch_first=True)
         orthogonal_gates_(self.weight_hh_l0)
@@ -148,7 +151,7 @@ class PlainLSTM(nn.LSTM):
         with torch.no_grad():
             self.bias_ih_l0.view(len(GATES), hidden)[_FORGET] += 1
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(input)[0]
 
 

@@ -136,7 +136,7 @@ class HyperMorph(VoxelMorph):
         # the generators' initial scale is right for a vector of unit variance
         self.hypernetwork = nn.Sequential(*layers, nn.LayerNorm(hidden[-1], elementwise_affine=False))
 
-    def forward(self, moving: Tensor, fixed: Tensor, weight: Tensor) -> Registered:
+    def forward(self, moving: Tensor, fixed: Tensor, weight: Tensor) -> Registered:  # type: ignore[override]
         """Register images ``(B, 1, H, W)``.
 
         Args:

@@ -5,17 +5,21 @@ time-series example that Q. Gao, "torch-hypernetwork-tutorials", 2020,
 https://github.com/qu-gg/torch-hypernetwork-tutorials, planned and did not write.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchdiffeq import odeint
 
+from ..extras import needing
 from ..functional import LinearBackend, linear_per_sample
 from ..generators import DenseGenerator
 from ..layers import HyperLinear
+
+with needing("experiments", __name__):
+    from torchdiffeq import odeint
 
 Acceleration = Callable[[Tensor], Tensor]
 _FEATURES = 3
@@ -42,8 +46,9 @@ class GeneratedDynamics(nn.Module):
 
     def forward(self, context: Tensor) -> Acceleration:
         """From ``(B, context_dim)`` to a function from ``(B, 3)`` to ``(B, 1)``."""
+        layers: Iterable[Any] = self.layers
         # a solver calls the function hundreds of times, for one set of weights
-        weights = [(layer.generator(context), layer.bias_generator(context)) for layer in self.layers]
+        weights = [(layer.generator(context), layer.bias_generator(context)) for layer in layers]
 
         def acceleration(features: Tensor) -> Tensor:
             for number, (weight, bias) in enumerate(weights):
@@ -89,7 +94,12 @@ class NeuralODE(nn.Module):
     """
 
     def __init__(
-        self, dynamics: nn.Module, observed: int, predicted: int, interval: float = 0.5, width: int = 64
+        self,
+        dynamics: GeneratedDynamics | StoredDynamics,
+        observed: int,
+        predicted: int,
+        interval: float = 0.5,
+        width: int = 64,
     ) -> None:
         super().__init__()
         self.encoder = nn.Sequential(

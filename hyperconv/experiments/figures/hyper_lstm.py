@@ -23,7 +23,7 @@ def moving_scales(
     """
     heights = [1.0] * len(strips) + [0.25 + 0.2 * len(bits)]
     figure, axes = new_figure(len(heights), 1, size=(12.0, 1.15 * sum(heights) + 0.9), height_ratios=heights)
-    most = np.quantile(np.concatenate([moves.ravel() for _, moves in strips] or [[1.0]]), 0.995)
+    most = np.quantile(np.concatenate([moves.ravel() for _, moves in strips] or [np.ones(1)]), 0.995)
     for axis, (text, moves) in zip(axes[:-1, 0], strips, strict=True):
         image = axis.pcolormesh(
             np.arange(1, len(text) + 1), np.arange(len(gates) + 1), moves, cmap="rocket_r", vmin=0, vmax=most

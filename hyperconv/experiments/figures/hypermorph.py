@@ -1,6 +1,7 @@
 """Pairs registered at several weights of smoothness."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,7 @@ from ...plotting import ARM_COLOURS, set_style
 
 
 def registrations(
-    columns: Mapping[str, tuple[np.ndarray, np.ndarray | None, np.ndarray | None]],
+    columns: Mapping[str, tuple[Any, Any, Any]],
     figures: pd.DataFrame,
     title: str,
     before: float,
@@ -30,12 +31,13 @@ def registrations(
     pairs = len(next(iter(columns.values()))[0])
     set_style()
     figure = plt.figure(figsize=(1.3 * len(columns), 2.75 * pairs + 3.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[2.75 * pairs, 2.9])
+    above, below = figure.subfigures(2, 1, height_ratios=[2.75 * pairs, 2.9], squeeze=False)[:, 0]
     axes = above.subplots(2 * pairs, len(columns), squeeze=False)
     for column, (name, shown) in zip(axes.T, columns.items(), strict=True):
         column[0].set_title(name)
         for pair in range(pairs):
-            image, displacement, masks = (None if each is None else each[pair] for each in shown)
+            image = shown[0][pair]
+            displacement, masks = (None if each is None else each[pair] for each in shown[1:])
             _draw_outlined(column[2 * pair], image[0], masks)
             _draw_deformed_grid(column[2 * pair + 1], displacement)
     panels = {"Dice": "Dice", "loss": "loss", "folds": "folded pixels (%)"}

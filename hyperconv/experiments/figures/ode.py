@@ -1,8 +1,7 @@
 """Pendulums and what is predicted of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -65,9 +64,7 @@ def forecasts(
     return figure
 
 
-def _draw_strips(
-    axes: Sequence[plt.Axes], times: np.ndarray, strips: np.ndarray, marks: Mapping[str, np.ndarray]
-) -> None:
+def _draw_strips(axes: np.ndarray, times: np.ndarray, strips: np.ndarray, marks: Mapping[str, np.ndarray]) -> None:
     count, height, width = strips.shape[1:]
     for number, axis in enumerate(axes):
         extent = (times[0], times[-1], height - 0.5, -0.5)
