@@ -20,6 +20,7 @@ from hyperconv.experiments.run import rows_of
 from hyperconv.experiments.settings import Run, changes
 from hyperconv.experiments.trained import load_trained
 from hyperconv.experiments.tune import combinations
+from hyperconv.extras import command_for
 from hyperconv.training.objectives import Measured
 from hyperconv.zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN
 from hyperconv.zoo.generated_mlp import PerSampleMLP, chunked_mlp, full_mlp
@@ -47,7 +48,11 @@ def few(tmp_path_factory, digits_folder):
 
 @pytest.mark.parametrize(("name", "arm"), EVERY_ARM, ids=lambda each: each)
 def test_every_arm_takes_a_step_is_saved_loaded_evaluated_and_drawn(tmp_path, few, name, arm):
-    experiment, splits = experiments()[name], few(name)
+    experiment = experiments()[name]
+    if "graphs" in experiment.extras:
+        pytest.importorskip("torch_geometric", reason=command_for("graphs"))
+        pytest.importorskip("skimage", reason=command_for("graphs"))
+    splits = few(name)
     options = experiment.options() if experiment.options else None
     recipe = replace(experiment.recipe_of(arm), epochs=1, batch_size=FEW)
     key = results.TrainingKey(name, "", arm, splits.name, seed=0, noise_seed=None, fold=None)

@@ -1,7 +1,7 @@
 """Graphs to classify: digits as superpixels, molecules and proteins of the TU collection. Needs extra ``graphs``."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,8 +66,11 @@ def superpixel_digits(source: str = "auto") -> Splits:
     """
     digits = load_digits(source)
     splits = {split: _graphs(getattr(digits, split), count) for split, count in _GRAPHS.items()}
-    sizes = ", ".join(f"{len(graphs)} {split}" for split, graphs in splits.items())
-    return Splits(digits.name, **splits, note=f"{digits.note}; {sizes} digits as graphs of superpixels")
+    return Splits(digits.name, **splits, note=f"{digits.note}; {_sizes(splits)} digits as graphs of superpixels")
+
+
+def _sizes(splits: Mapping[str, Sequence["Data"]]) -> str:
+    return ", ".join(f"{len(graphs)} {split}" for split, graphs in splits.items())
 
 
 def _graphs(digits: DigitDataset, count: int) -> list["Data"]:
@@ -116,9 +119,10 @@ def tu_graphs(name: str, source: str = "auto", fold: int = 0) -> Splits:
         _download(folder / name, name)
     graphs = read_tu(_place_of(folder, name), name)
     labels = torch.cat([graph.y for graph in graphs])
-    splits = [[graphs[number] for number in part] for part in fold_of(len(graphs), fold, FOLDS, labels=labels)]
-    sizes = ", ".join(f"{len(split)} {role}" for split, role in zip(splits, _GRAPHS, strict=True))
-    return Splits(name.lower(), *splits, note=f"{name} from {folder}, fold {fold} of {FOLDS}: {sizes} graphs")
+    parts = dict(zip(_GRAPHS, fold_of(len(graphs), fold, FOLDS, labels=labels), strict=True))
+    splits = {split: [graphs[number] for number in part] for split, part in parts.items()}
+    note = f"{name} from {folder}, fold {fold} of {FOLDS}: {_sizes(splits)} graphs"
+    return Splits(name.lower(), **splits, note=note)
 
 
 def _place_of(folder: Path, name: str) -> Path:

@@ -103,15 +103,13 @@ def node_splits(
     sums = np.abs(features).sum(axis=1, keepdims=True)
     normed = torch.from_numpy(features / np.where(sums == 0, 1, sums)).float()
     graph = Data(normed, torch.from_numpy(edges).long(), y=torch.from_numpy(labels).long())
-    splits = [
-        OfNodes(graph, torch.from_numpy(part).long(), times)
-        for part, times in zip(labelled, (STEPS, 1, 1), strict=True)
-    ]
+    of_split = [torch.from_numpy(part).long() for part in labelled]
+    train, validation, test = (OfNodes(graph, *given) for given in zip(of_split, (STEPS, 1, 1), strict=True))
     sizes = ", ".join(f"{len(part)} {role}" for role, part in zip(_ROLES, labelled, strict=True))
     unlabelled = sum(map(len, nodes)) - sum(map(len, labelled))
     missing = f" ({unlabelled} more have no label)" if unlabelled else ""
     note = f"{origin}: {count} nodes, {edges.shape[1]} edges, of which {homophily(edges, labels):.0%} join one class; "
-    return Splits(name, *splits, note=f"{note}{sizes} nodes{missing}")
+    return Splits(name, train, validation, test, note=f"{note}{sizes} nodes{missing}")
 
 
 def homophily(edges: np.ndarray, labels: np.ndarray) -> float:

@@ -102,15 +102,15 @@ def layer(arm: str, inputs: int, outputs: int, made: Made, number: int) -> nn.Mo
     """The arm's layer of that number, counted from 0."""
     from torch_geometric import nn as geometric
 
-    from ..zoo.local_graph_network import Heads, LocalConv, Stored
+    from ..zoo.local_graph_network import Heads, Kind, LocalConv, Stored
 
     last = number == _LAYERS - 1
-    if arm in ("lgcn", "lgin", "lgat"):
-        kind, rank = arm.removeprefix("l"), made.hidden if number == 0 else None
-        if arm != "lgat" or last:
-            return LocalConv(inputs, outputs, kind, rank, made.dropout)
-        width = outputs // _HEADS
-        return Heads([LocalConv(inputs, width, kind, width, made.dropout) for _ in range(_HEADS)])
+    localised: Mapping[str, Kind] = {"lgcn": "gcn", "lgat": "gat", "lgin": "gin"}
+    if arm in localised:
+        heads = _HEADS if arm == "lgat" and not last else 1
+        width = outputs // heads
+        rank = width if number == 0 else None
+        return Heads([LocalConv(inputs, width, localised[arm], rank, made.dropout) for _ in range(heads)])
     if arm == "gat":
         heads = 1 if last else _HEADS
         return Stored(geometric.GATConv(inputs, outputs // heads, heads, dropout=made.dropout))
@@ -146,14 +146,12 @@ def objective(classes: int) -> Objective:
 
 def _arms(options: LgnnOptions) -> dict[str, Arm]:
     sizes = SIZES[options.graph]
+    given = {name: value for name in TUNED_GRID if (value := getattr(options, name)) is not None}
     if not options.tuned:
-        of_tuned = ("hidden", "dropout", "blocks")
-        given = [name for name in of_tuned if getattr(options, name) is not None]
         if given:
-            raise InputError(f"--{given[0]} is a setting of tuned arms; give --tuned too, or leave it out")
+            raise InputError(f"--{next(iter(given))} is a setting of tuned arms; give --tuned too, or leave it out")
         grid = rates_around(_RECIPE)
         return {arm: Arm(partial(network, arm, made, sizes), grid=grid) for arm, made in PUBLISHED.items()}
-    given = {name: getattr(options, name) for name in TUNED_GRID if getattr(options, name) is not None}
     ends = dict.fromkeys(TUNED_GRID, "as wide as two cores allow")
     return {
         arm: Arm(partial(network, arm, made._replace(**given), sizes), grid=TUNED_GRID, at_range_end=ends)

@@ -10,11 +10,30 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
-from torch_geometric.nn import GINConv, NNConv, global_add_pool
 
+from ..extras import needing
 from ..generators import DenseGenerator
 from ..layers import HyperLinear
+
+with needing("graphs", __name__):
+    from torch_geometric.data import Data
+    from torch_geometric.nn import GINConv, NNConv, global_add_pool
+
+
+class SameAtFirst(DenseGenerator):
+    """A dense generator that at first makes one kernel of every context: how ``nn.Linear`` begins.
+
+    >>> kernels = SameAtFirst((4, 3), context_dim=2)(torch.randn(2, 2))
+    >>> torch.equal(kernels[0], kernels[1])
+    True
+    """
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)
+        bound = 3**0.5 * self.kernel_std
+        nn.init.uniform_(self.bias, -bound, bound)
 
 
 class GeneratedUpdate(nn.Module):
@@ -37,13 +56,8 @@ class GeneratedUpdate(nn.Module):
         self.sees_first = sees_first
         seen = 2 * width if sees_first else width
         self.trunk = nn.Sequential(nn.Linear(seen, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh())
-        generator = partial(DenseGenerator, context_dim=hidden)
+        generator = partial(SameAtFirst, context_dim=hidden)
         self.layers = nn.ModuleList(HyperLinear(width, width, bias="generated", generator=generator) for _ in range(2))
-        for layer in self.layers:
-            plain = nn.Linear(width, width)
-            for own, start in ((layer.generator, plain.weight), (layer.bias_generator, plain.bias)):
-                own.zero_output_()
-                own.bias = nn.Parameter(start.detach())
 
     def forward(self, message: Tensor, first: Tensor) -> Tensor:
         """Current and first messages ``(N, width)`` to the nodes' next features ``(N, width)``."""
@@ -53,7 +67,7 @@ class GeneratedUpdate(nn.Module):
         return message
 
 
-class StoredUpdate(nn.Sequential):
+class StoredUpdate(nn.Module):
     """The same perceptron with weights that are stored, and any width within.
 
     >>> StoredUpdate(8, 16)(torch.zeros(3, 8), torch.zeros(3, 8)).shape
@@ -61,13 +75,14 @@ class StoredUpdate(nn.Sequential):
     """
 
     def __init__(self, width: int, hidden: int) -> None:
-        super().__init__(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width), nn.Tanh())
+        super().__init__()
+        self.perceptron = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width), nn.Tanh())
 
     def forward(self, message: Tensor, first: Tensor) -> Tensor:
-        return super().forward(message)
+        return self.perceptron(message)
 
 
-class NormedUpdate(nn.Sequential):
+class NormedUpdate(nn.Module):
     """That of the published GIN: batch norm and ReLU after each of two layers.
 
     >>> NormedUpdate(8, 16)(torch.zeros(3, 8), torch.zeros(3, 8)).shape
@@ -75,17 +90,12 @@ class NormedUpdate(nn.Sequential):
     """
 
     def __init__(self, width: int, hidden: int) -> None:
-        super().__init__(
-            nn.Linear(width, hidden),
-            BatchNormOfMany(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, width),
-            BatchNormOfMany(width),
-            nn.ReLU(),
-        )
+        super().__init__()
+        into = nn.Linear(width, hidden), BatchNormOfMany(hidden), nn.ReLU()
+        self.perceptron = nn.Sequential(*into, nn.Linear(hidden, width), BatchNormOfMany(width), nn.ReLU())
 
     def forward(self, message: Tensor, first: Tensor) -> Tensor:
-        return super().forward(message)
+        return self.perceptron(message)
 
 
 class BatchNormOfMany(nn.BatchNorm1d):

@@ -21,15 +21,19 @@ Unlike the code, no element of a W_v is dropped, since no W_v is built, and a ne
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
-from torch_geometric.data import Data
-from torch_geometric.nn.conv.gcn_conv import gcn_norm
-from torch_geometric.utils import scatter, softmax
+from torch.autograd.function import once_differentiable
+
+from ..extras import needing
+
+with needing("graphs", __name__):
+    from torch_geometric.data import Data
+    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+    from torch_geometric.utils import scatter, softmax
 
 Kind = Literal["gcn", "gat", "gin"]
 # numbers of a block of edges: what is computed of them stays in a CPU's cache
@@ -46,18 +50,18 @@ class Edges(NamedTuple):
     Attributes:
         source, target: ``(E,)``.
         weight: ``(E,)``, 1 / sqrt(degree of source, degree of target).
-        count: of nodes.
+        nodes: how many.
     """
 
     source: Tensor
     target: Tensor
     weight: Tensor
-    count: int
+    nodes: int
 
     def sum(self, messages: Tensor, weight: Tensor | None = None) -> Tensor:
         """Messages ``(E, F)`` times weights, its own or others ``(E,)``, summed over the edges to each node."""
         weight = self.weight if weight is None else weight
-        return scatter(messages * weight.unsqueeze(1), self.target, dim_size=self.count)
+        return scatter(messages * weight.unsqueeze(1), self.target, dim_size=self.nodes)
 
 
 def edges_of(edge_index: Tensor, nodes: int, dtype: torch.dtype = torch.float32) -> Edges:
@@ -111,7 +115,7 @@ def _looked_up(features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, e
 class _InBlocks(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, source: Tensor, target: Tensor
+        ctx: Any, features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, source: Tensor, target: Tensor
     ) -> Tensor:
         ctx.save_for_backward(features, scale, shift, weight, source, target)
         products = features.new_empty(len(source), weight.shape[1])
@@ -123,7 +127,7 @@ class _InBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         features, scale, shift, weight, source, target = ctx.saved_tensors
         into = [torch.zeros_like(tensor) for tensor in (features, scale, shift, weight)]
         of_features, of_scale, of_shift, of_weight = into
@@ -172,11 +176,10 @@ class Films(nn.Module):
 
     def of(self, linear: Tensor) -> tuple[Tensor, Tensor]:
         """That part, summed or not, to scale and shift, each ``(*, outputs)``."""
-        parts = linear.chunk(2, dim=-1)
+        scale, shift = linear.chunk(2, dim=-1)
         if self.outward is not None:
-            parts = [outward(part) for outward, part in zip(self.outward, parts, strict=True)]
-        scale, shift = (F.leaky_relu(part, _SLOPE) for part in parts)
-        return scale + 1, shift
+            scale, shift = self.outward[0](scale), self.outward[1](shift)
+        return F.leaky_relu(scale, _SLOPE) + 1, F.leaky_relu(shift, _SLOPE)
 
 
 class LocalConv(nn.Module):
@@ -231,8 +234,8 @@ class LocalConv(nn.Module):
         output = edges.sum(self.dropout(messages), self._weights(messages, edges))
         if self.last_bias is not None:
             output = output + self.last_bias
-        distance = sum(map(_mean_square, (scale - 1, shift, edge_scale - 1, edge_shift)))
-        return output, distance
+        of_nodes = _mean_square(scale - 1) + _mean_square(shift)
+        return output, of_nodes + _mean_square(edge_scale - 1) + _mean_square(edge_shift)
 
     def _bias(self, features: Tensor, edges: Edges) -> Tensor:
         if self.bias_films is None:
@@ -247,11 +250,11 @@ class LocalConv(nn.Module):
         own = edges.source == edges.target
         if self.attention is None:
             twice = 1 + own.to(messages.dtype)
-            return twice / scatter(twice, edges.target, dim_size=edges.count)[edges.target]
+            return twice / scatter(twice, edges.target, dim_size=edges.nodes)[edges.target]
         of_target, of_source = self.attention(messages).unbind(dim=1)
-        of_target = scatter(of_target[own], edges.target[own], dim_size=edges.count)[edges.target]
+        of_target = scatter(of_target[own], edges.target[own], dim_size=edges.nodes)[edges.target]
         scores = F.leaky_relu(of_target + of_source, _SLOPE)
-        return self.dropout(softmax(scores, edges.target, num_nodes=edges.count))
+        return self.dropout(softmax(scores, edges.target, num_nodes=edges.nodes))
 
 
 def _mean_square(values: Tensor) -> Tensor:
