@@ -87,8 +87,10 @@ def test_every_experiment_draws_its_arms(few, name):
 
 @pytest.mark.parametrize("experiment", experiments().values(), ids=lambda each: each.name)
 def test_grids_are_of_equal_size_and_hold_what_is_declared(experiment):
-    assert len({len(combinations(arm)) for arm in experiment.arms.values()}) == 1
-    for name, arm in experiment.arms.items():
+    with torch.device("meta"):
+        trained = {name: arm for name, arm in experiment.arms.items() if any(True for _ in arm.network().parameters())}
+    assert len({len(combinations(arm)) for arm in trained.values()}) == 1
+    for name, arm in trained.items():
         recipe = experiment.recipe_of(name)
         for setting, values in arm.grid.items():
             chosen = getattr(recipe, setting)

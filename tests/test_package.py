@@ -51,7 +51,7 @@ from functools import partial
 import torch
 from torch import nn
 import hyperconv
-import hyperconv.convert, hyperconv.errors, hyperconv.files, hyperconv.functional, hyperconv.generators
+import hyperconv.convert, hyperconv.errors, hyperconv.functional, hyperconv.generators
 import hyperconv.zoo.digit_classifier, hyperconv.zoo.hyper_lstm, hyperconv.zoo.hypermorph
 
 generator = partial(hyperconv.DenseGenerator, context_dim=2)

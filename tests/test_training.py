@@ -91,7 +91,7 @@ def scripted(figures, better):
         loss = CLASSIFICATION.score(network, batch, draws)[LOSS]
         return {LOSS: loss, "figure": torch.tensor(figures[network.current_epoch])}
 
-    metric = Metric("figure", "figure", torchmetrics.MeanMetric, better)
+    metric = Metric("figure", "figure", partial(torchmetrics.MeanMetric, nan_strategy="disable"), better)
     return Objective(score, (metric,), chosen_by="figure")
 
 

@@ -39,15 +39,13 @@ class DigitsOptions:
     Args:
         conv: which arms to train: hyper (generated kernels), normal (stored ones), or both.
         recipe: fast (AdamW, one-cycle, 5 epochs, digits turned by up to 10 degrees and scaled by up to 10 %), robust
-            (the same for 2 epochs at a lower rate, and generated kernels of norm stateless: less accurate, but more so
-            on noisy digits) or seed (Adam at 1e-4 until the validation loss stops falling, as in the first release of
-            hyper-convolutions on MNIST).
+            (the same for 2 epochs at a lower rate, and generated kernels of norm stateless) or seed (Adam at 1e-4 until
+            the validation loss stops falling, as in the first release of hyper-convolutions on MNIST).
         kernel_size: of the convolutions in the residual blocks.
         hidden: widths of the kernel generators' hidden layers, e.g. 16 16 4.
         norm: how generated kernels are standardised: decorrelated (by their own statistics, made of decorrelated
-            features: accurate), stateless (by their own statistics: more robust to noise), batchnorm (running
-            statistics, so that training and evaluation use different kernels), or none. Default: decorrelated, in
-            recipe robust stateless.
+            features), stateless (by their own statistics), batchnorm (running statistics, so that training and
+            evaluation use different kernels), or none. Default: decorrelated, in recipe robust stateless.
     """
 
     conv: Literal["hyper", "normal", "both"] = "both"

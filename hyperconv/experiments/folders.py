@@ -1,5 +1,6 @@
 """A run's folder: made whole with its settings in it, found again to be resumed."""
 
+import re
 import shlex
 from dataclasses import fields, replace
 from pathlib import Path
@@ -126,11 +127,11 @@ def place_of(folder: Path, settings: Run, arm: str, seed: int, fold: int | None)
 def file_name(settings: Run, options: Any) -> str:
     """The experiment and what is not its default, as a part of file names.
 
-    >>> file_name(Run(experiment="mlp", epochs=2, quick=True), None)
-    'mlp-quick-epochs2'
+    >>> file_name(Run(experiment="mlp", epochs=2, quick=True, precision="bf16-mixed"), None)
+    'mlp-quick-epochs2-precision-bf16-mixed'
     """
     text = f"{settings.experiment} {changes(settings, options)}".strip()
-    return text.replace(" ", "-").replace("=", "").replace("_", "-")
+    return re.sub(r"=(?=\d)", "", text).replace("=", "-").replace("_", "-").replace(" ", "-")
 
 
 def hint(settings: Run, folder: Path) -> str:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from ..data import Splits, as_float, batch_loader
+from ..data.batches import Samples
 from ..data.digits import CLASSES, SIDE
 from ..data.text import SYMBOLS, as_text, load_text
 from ..training import Recipe
@@ -88,7 +88,7 @@ def moving_scales(networks: Networks, splits: Splits) -> "Drawing":
     return figures.moving_scales(strips, GATES, bits, f"Test text ({splits.name})")
 
 
-def _bits(network: nn.Module, texts: Dataset) -> float:
+def _bits(network: nn.Module, texts: Samples) -> float:
     bits = BITS.make()
     for batch in batch_loader(texts, _EVALUATION_BATCH):
         bits.update(*next_character(network, batch, None)[BITS.column])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchmetrics
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from ..data import Splits, as_float, batch_loader
+from ..data.batches import Samples
 from ..data.pairs import digit_pairs, hippocampus_pairs
 from ..training import Recipe
 from ..training.objectives import LOSS, Batch, Metric, Objective
@@ -125,7 +125,7 @@ def jacobian_determinants(displacement: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean_figures(network: nn.Module, pairs: Dataset, weight: float) -> dict[str, float]:
+def mean_figures(network: nn.Module, pairs: Samples, weight: float) -> dict[str, float]:
     """Loss, Dice and folds over all pairs; each part's Dice under its number, if there are several."""
     loss, measured = torchmetrics.MeanMetric(), []
     for batch in batch_loader(pairs, _EVALUATION_BATCH):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import refuse_lfs_pointer
+from .learner import Learner
 
 BEST = "best.ckpt"
 LAST = "last.ckpt"
@@ -93,11 +94,10 @@ def _kind(tensor: Tensor) -> str:
     return f"{'x'.join(map(str, tensor.shape)) or 'one number'} of {tensor.dtype}".replace("torch.", "")
 
 
-def check_resumable(folder: Path, model: pl.LightningModule, trainer: pl.Trainer, steps_an_epoch: int) -> int:
+def check_resumable(folder: Path, model: Learner, trainer: pl.Trainer, steps_an_epoch: int) -> int:
     """Compare a training's checkpoints with the training that would write them, all of it.
 
     Args:
-        model: a `Learner`.
         trainer: that would go on, before it does anything.
 
     Returns:
@@ -106,31 +106,31 @@ def check_resumable(folder: Path, model: pl.LightningModule, trainer: pl.Trainer
     Raises:
         InputError: a checkpoint is missing, damaged, or of another training.
     """
+    steps = {}
     for name, check in ((LAST, _check_last), (BEST, _check_best)):
         path = folder / name
         checkpoint = read_checkpoint(path)
         try:
             _check("hyper_parameters", checkpoint.get("hyper_parameters"), dict(model.hparams), _is_equal)
-            weights = checkpoint.get("state_dict")
+            weights: Any = checkpoint.get("state_dict")
             check_tensors(weights, model.state_dict())
             if not all(weights[name].isfinite().all() for name, _ in model.named_parameters()):
                 raise InputError("its weights are not finite")
-            check(checkpoint, model, trainer, steps_an_epoch)
+            steps[name] = check(checkpoint, model, trainer, steps_an_epoch)
         except InputError as error:
             raise InputError(f"{path} is no checkpoint that this run can continue from: {error}") from error
-    return read_checkpoint(folder / LAST)["global_step"]
+    return steps[LAST]
 
 
-def _check_last(
-    checkpoint: Mapping[str, Any], model: pl.LightningModule, trainer: pl.Trainer, steps_an_epoch: int
-) -> None:
+def _check_last(checkpoint: Mapping[str, Any], model: Learner, trainer: pl.Trainer, steps_an_epoch: int) -> int:
     recipe = model.recipe
     epoch = _number(checkpoint, "epoch", recipe.epochs - 1)
     step = (epoch + 1) * steps_an_epoch
     optimizer, schedule = model.optimizer_and_schedule(recipe.epochs * steps_an_epoch, trainer.precision)
     for name, value in (("global_step", step), ("pytorch-lightning_version", pl.__version__)):
         _check(name, checkpoint.get(name), value, _is_equal)
-    callbacks = {each.state_key: state for each in trainer.callbacks if (state := each.state_dict())}
+    states = {callback.state_key: callback.state_dict() for callback in vars(trainer)["callbacks"]}
+    callbacks = {name: state for name, state in states.items() if state}
     _check("callbacks", checkpoint.get("callbacks"), callbacks, _is_alike)
     schedules = [{**schedule.state_dict(), "last_epoch": step, "_step_count": step + 1}] if schedule else []
     _check(
@@ -141,14 +141,14 @@ def _check_last(
     _check_loops(checkpoint.get("loops"), trainer, epoch, step)
     _check_optimizer(checkpoint.get("optimizer_states"), optimizer, step)
     _check_precision(checkpoint, trainer)
+    return step
 
 
-def _check_best(
-    checkpoint: Mapping[str, Any], model: pl.LightningModule, trainer: pl.Trainer, steps_an_epoch: int
-) -> None:
-    _number(checkpoint, "epoch", model.recipe.epochs - 1)
+def _check_best(checkpoint: Mapping[str, Any], model: Learner, trainer: pl.Trainer, steps_an_epoch: int) -> int:
+    epoch = _number(checkpoint, "epoch", model.recipe.epochs - 1)
     figures = {f"val_{metric.column}": 0.0 for metric in model.objective.all_metrics}
     _check("figures", checkpoint.get("figures"), figures, lambda figure, other: True)
+    return (epoch + 1) * steps_an_epoch
 
 
 def _check_loops(found: Any, trainer: pl.Trainer, epoch: int, step: int) -> None:
@@ -208,9 +208,11 @@ def _but_for(
     for each, other in zip(found, expected, strict=False):
         for name in moving:
             _check(f"{where}.{name}", each.get(name), other[name], _is_alike)
-    return tuple(
-        [{n: v for n, v in each.items() if n not in moving} for each in entries] for entries in (found, expected)
-    )
+
+    def unmoved(entries: list[Any]) -> list[dict[str, Any]]:
+        return [{name: value for name, value in each.items() if name not in moving} for each in entries]
+
+    return unmoved(found), unmoved(expected)
 
 
 def _check(where: str, found: Any, expected: Any, fits: Callable[[Any, Any], bool]) -> None:

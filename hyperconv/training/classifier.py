@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class MNISTClassifier(Learner):
         recipe: how to train it.
         data: name of the digits that it is trained on, for logs and figures.
 
+    >>> import torch
     >>> MNISTClassifier(conv="normal", kernel_size=3)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
@@ -54,7 +55,7 @@ class MNISTClassifier(Learner):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, 1, 28, 28)``, float in 0 ... 1 or uint8 in 0 ... 255, to logits ``(B, 10)``."""
-        return super().forward(as_float(images, self.dtype))
+        return super().forward(as_float(images))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -76,7 +77,12 @@ class MNISTClassifier(Learner):
         recipe = {field.name: found.recipe[field.name] for field in fields(Recipe) if field.name in found.recipe}
         try:
             model = cls(
-                found.arm, options.kernel_size, options.hidden, norm_of(options), Recipe(**recipe), data=found.data
+                cast(ArmName, found.arm),
+                options.kernel_size,
+                options.hidden,
+                norm_of(options),
+                Recipe(**recipe),
+                data=found.data,
             )
         except TypeError as error:
             raise InputError(f"{checkpoint_path} tells no recipe: {error}") from error

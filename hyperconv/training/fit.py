@@ -193,7 +193,7 @@ def check_trainer(**options: Any) -> None:
     given = ", ".join(f"{name} {value}" for name, value in options.items())
     try:
         with warnings.catch_warnings():
-            _silence_lightning()
+            warnings.simplefilter("ignore")
             trainer = pl.Trainer(logger=False, enable_checkpointing=False, **options)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError, ImportError) as error:
         raise InputError(f"no training is possible with {given}: {str(error).splitlines()[0]}") from error
@@ -228,6 +228,7 @@ class CompileTraining(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         on_gpu = trainer.strategy.root_device.type == "cuda"
         if self.when == "yes" or (self.when == "auto" and on_gpu):
+            assert isinstance(pl_module, Learner)
             pl_module.compile_training()
 
 

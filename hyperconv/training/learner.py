@@ -28,6 +28,9 @@ class Learner(pl.LightningModule):
         described: plain values that its checkpoints carry as ``hyper_parameters``.
     """
 
+    # neither parameters nor state: made anew for each evaluation
+    _measured: Measured
+
     def __init__(self, network: nn.Module, objective: Objective, recipe: Recipe, described: Mapping[str, Any]) -> None:
         super().__init__()
         self.network = network
@@ -35,8 +38,6 @@ class Learner(pl.LightningModule):
         self.recipe = recipe
         self.save_hyperparameters(dict(described))
         self._compiled: Callable[..., Any] | None = None
-        # neither parameters nor state: made anew for each evaluation
-        self._measured: Measured | None = None
         self._samples_of_whole = 0
         self._is_whole = True
 
@@ -62,7 +63,8 @@ class Learner(pl.LightningModule):
         draws = torch.Generator().manual_seed(((torch.initial_seed() & 0xFFFFFFFF) << 24) + step)
         values = self.objective.score(self, batch, draws)
         self._check_finite(values[LOSS], "training")
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.should_stop:
+        trainer: Any = self.trainer
+        if (self.global_step + 1) % trainer.log_every_n_steps == 0 or trainer.should_stop:
             measured = Measured(self.objective, self.device)
             measured.update(values, samples)
             figures = {**measured.figures(), LOSS: values[LOSS].detach()}
@@ -93,7 +95,8 @@ class Learner(pl.LightningModule):
         self._measured.update(values, self.objective.samples(batch))
 
     def _log_measured(self, split: str) -> None:
-        figures, self._measured = self._measured.figures(), None
+        figures = self._measured.figures()
+        del self._measured
         self.log_dict({f"{split}_{column}": value for column, value in figures.items()}, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {name: value for name, value in metrics.items() if name in self.columns}
+        row: dict[str, Any] = {name: value for name, value in metrics.items() if name in self.columns}
         row["step"] = step
         if "epoch" in row:
             row["epoch"] = int(row["epoch"])

@@ -46,7 +46,8 @@ class RunProgress(pl.callbacks.ProgressBar):
     def _describe(self, trainer: pl.Trainer) -> str:
         value = trainer.callback_metrics.get(f"val_{self._metric.column}")
         seen = "" if value is None else f", validation {self._metric.text(float(value))}"
-        return f"{self._title}: epoch {min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}{seen}"
+        epochs = trainer.max_epochs or 0
+        return f"{self._title}: epoch {min(trainer.current_epoch + 1, epochs)}/{epochs}{seen}"
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         if self._bar is not None:
