@@ -179,7 +179,7 @@ EXPERIMENTS = (
         paper="Node-wise Localization of Graph Neural Networks, Liu et al., IJCAI 2021",
         task="nodes of a graph to classes (--graph): GCN, GAT and GIN with weights of its own for every node and edge, "
         "or the same for all; FiLM. An epoch is ten steps on the whole graph",
-        minutes=10,
+        minutes=20,
         arms=_arms(LgnnOptions()),
         recipe=_RECIPE,
         objective=objective(DIGITS.classes),
