@@ -46,12 +46,16 @@ def few(tmp_path_factory, digits_folder):
     return splits
 
 
-@pytest.mark.parametrize(("name", "arm"), EVERY_ARM, ids=lambda each: each)
-def test_every_arm_takes_a_step_is_saved_loaded_evaluated_and_drawn(tmp_path, few, name, arm):
-    experiment = experiments()[name]
+def skip_without_packages(experiment):
     if "graphs" in experiment.extras:
         pytest.importorskip("torch_geometric", reason=command_for("graphs"))
         pytest.importorskip("skimage", reason=command_for("graphs"))
+
+
+@pytest.mark.parametrize(("name", "arm"), EVERY_ARM, ids=lambda each: each)
+def test_every_arm_takes_a_step_is_saved_loaded_evaluated_and_drawn(tmp_path, few, name, arm):
+    experiment = experiments()[name]
+    skip_without_packages(experiment)
     splits = few(name)
     options = experiment.options() if experiment.options else None
     recipe = replace(experiment.recipe_of(arm), epochs=1, batch_size=FEW)
@@ -87,6 +91,7 @@ def test_every_experiment_draws_its_arms(few, name):
 
 @pytest.mark.parametrize("experiment", experiments().values(), ids=lambda each: each.name)
 def test_grids_are_of_equal_size_and_hold_what_is_declared(experiment):
+    skip_without_packages(experiment)
     with torch.device("meta"):
         trained = {name: arm for name, arm in experiment.arms.items() if any(True for _ in arm.network().parameters())}
     assert len({len(combinations(arm)) for arm in trained.values()}) == 1
