@@ -20,6 +20,7 @@ from hyperconv.experiments.run import rows_of
 from hyperconv.experiments.settings import Run, changes
 from hyperconv.experiments.trained import load_trained
 from hyperconv.experiments.tune import combinations
+from hyperconv.extras import command_for
 from hyperconv.training.objectives import Measured
 from hyperconv.zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN
 from hyperconv.zoo.generated_mlp import PerSampleMLP, chunked_mlp, full_mlp
@@ -45,9 +46,17 @@ def few(tmp_path_factory, digits_folder):
     return splits
 
 
+def skip_without_packages(experiment):
+    if "graphs" in experiment.extras:
+        pytest.importorskip("torch_geometric", reason=command_for("graphs"))
+        pytest.importorskip("skimage", reason=command_for("graphs"))
+
+
 @pytest.mark.parametrize(("name", "arm"), EVERY_ARM, ids=lambda each: each)
 def test_every_arm_takes_a_step_is_saved_loaded_evaluated_and_drawn(tmp_path, few, name, arm):
-    experiment, splits = experiments()[name], few(name)
+    experiment = experiments()[name]
+    skip_without_packages(experiment)
+    splits = few(name)
     options = experiment.options() if experiment.options else None
     recipe = replace(experiment.recipe_of(arm), epochs=1, batch_size=FEW)
     key = results.TrainingKey(name, "", arm, splits.name, seed=0, noise_seed=None, fold=None)
@@ -82,6 +91,7 @@ def test_every_experiment_draws_its_arms(few, name):
 
 @pytest.mark.parametrize("experiment", experiments().values(), ids=lambda each: each.name)
 def test_grids_are_of_equal_size_and_hold_what_is_declared(experiment):
+    skip_without_packages(experiment)
     with torch.device("meta"):
         trained = {name: arm for name, arm in experiment.arms.items() if any(True for _ in arm.network().parameters())}
     assert len({len(combinations(arm)) for arm in trained.values()}) == 1

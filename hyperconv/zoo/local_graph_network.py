@@ -1,0 +1,340 @@
+"""Graph networks whose weights differ from node to node and from edge to edge, over GCN, GAT and GIN.
+
+Z. Liu, Y. Fang, C. Liu, S. C. H. Hoi, "Node-wise Localization of Graph Neural Networks", IJCAI 2021,
+https://arxiv.org/abs/2110.14322, code https://github.com/shuaiOKshuai/LGNN. Numbers in brackets are of the equations
+below, which are those of the code. Needs the extra ``graphs``.
+
+For an edge from u to v, each node having one to itself, with a_uv of the symmetrically normalised adjacency:
+
+    s_v = sum_u a_uv h_u                                                                    (1)
+    W_v = W * a_v + b_v, rows of W scaled by a_v = LeakyReLU(s_v M_a) + 1 and moved by
+          b_v = LeakyReLU(s_v M_b)                                                          (2)
+    y_uv = (h_u W_v + b) * c_uv + d_uv, with c_uv = LeakyReLU(h_v M_c + h_u N_c) + 1 and
+           d_uv = LeakyReLU(h_v M_d + h_u N_d)                                              (3)
+    h_v' = sum_u w_uv y_uv + b'                                                             (4)
+
+GCN: w_uv = a_uv. GAT: w_uv is attention on y_uv. GIN: the mean over v's edges, that from v itself counted twice; b is
+scaled and moved for every node as W is, h_u W_v + b passes an ELU, and there is no b'.
+
+Unlike the code, no element of a W_v is dropped, since no W_v is built, and a network's last layer is linear.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ..extras import needing
+
+with needing("graphs", __name__):
+    from torch_geometric.data import Data
+    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+    from torch_geometric.utils import scatter, softmax
+
+Kind = Literal["gcn", "gat", "gin"]
+# numbers of a block of edges: what is computed of them stays in a CPU's cache
+_BLOCK = 1 << 18
+# a look-up costs as much as so many products
+_SPARSE = 0.06
+# of the code's leaky ReLUs
+_SLOPE = 0.2
+
+
+class Edges(NamedTuple):
+    """Edges with one from every node to itself.
+
+    Attributes:
+        source, target: ``(E,)``.
+        weight: ``(E,)``, 1 / sqrt(degree of source, degree of target).
+        nodes: how many.
+    """
+
+    source: Tensor
+    target: Tensor
+    weight: Tensor
+    nodes: int
+
+    def sum(self, messages: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Messages ``(E, F)`` times weights, its own or others ``(E,)``, summed over the edges to each node."""
+        weight = self.weight if weight is None else weight
+        return scatter(messages * weight.unsqueeze(1), self.target, dim_size=self.nodes)
+
+
+def edges_of(edge_index: Tensor, nodes: int, dtype: torch.dtype = torch.float32) -> Edges:
+    """Edges ``(2, E)`` from first to second row with one from every node to itself, those that are there counted once.
+
+    >>> edges_of(torch.tensor([[0], [1]]), 2).source.tolist()
+    [0, 0, 1]
+    """
+    edge_index, weight = gcn_norm(edge_index, None, nodes, dtype=dtype)
+    return Edges(edge_index[0], edge_index[1], weight, nodes)
+
+
+def localised_products(features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, edges: Edges) -> Tensor:
+    """``h_u W_v`` for every edge from u to v, without any W_v: ``(h_u * a_v) W + (h_u . b_v) 1``.
+
+    Data with few features that are not zero, such as bags of words, are looked up one by one; others go through in
+    blocks of edges, which are computed anew for gradients. Either way, no ``(E, I)`` is ever in memory.
+
+    Args:
+        features: h, ``(N, I)``.
+        scale: a, ``(N, I)``.
+        shift: b, ``(N, I)``.
+        weight: W, ``(I, O)``.
+
+    Returns:
+        ``(E, O)``.
+    """
+    # a feature that is zero and not looked up gets no gradient, which data need not
+    if not features.requires_grad and 0 < features.count_nonzero() < _SPARSE * features.numel():
+        return _looked_up(features, scale, shift, weight, edges)
+    return _InBlocks.apply(features, scale, shift, weight, edges.source, edges.target)
+
+
+def _looked_up(features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, edges: Edges) -> Tensor:
+    node, feature = features.nonzero(as_tuple=True)
+    held = node.bincount(minlength=len(features))
+    first = held.cumsum(0) - held
+    # for each edge, the features that its source holds
+    count = held[edges.source]
+    start = count.cumsum(0) - count
+    edge = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    at = torch.arange(len(edge), device=edge.device) + (first[edges.source] - start)[edge]
+    value, feature = features[node, feature][at], feature[at]
+    place = edges.target[edge] * features.shape[1] + feature
+    scaled = value * scale.flatten().index_select(0, place)
+    moved = value * shift.flatten().index_select(0, place)
+    products = F.embedding_bag(feature, weight, start, mode="sum", per_sample_weights=scaled)
+    return products + scatter(moved, edge, dim_size=len(count)).unsqueeze(1)
+
+
+class _InBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, source: Tensor, target: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(features, scale, shift, weight, source, target)
+        products = features.new_empty(len(source), weight.shape[1])
+        for block in _blocks(source, features.shape[1]):
+            rows = features[source[block]]
+            products[block] = (rows * scale[target[block]]) @ weight
+            products[block] += (rows * shift[target[block]]).sum(dim=1, keepdim=True)
+        return products
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        features, scale, shift, weight, source, target = ctx.saved_tensors
+        into = [torch.zeros_like(tensor) for tensor in (features, scale, shift, weight)]
+        of_features, of_scale, of_shift, of_weight = into
+        totals = gradient.sum(dim=1, keepdim=True)
+        for block in _blocks(source, features.shape[1]):
+            u, v = source[block], target[block]
+            rows, scales, total = features[u], scale[v], totals[block]
+            through = gradient[block] @ weight.T
+            of_weight += (rows * scales).T @ gradient[block]
+            of_scale.index_add_(0, v, rows * through)
+            of_shift.index_add_(0, v, rows * total)
+            if ctx.needs_input_grad[0]:
+                of_features.index_add_(0, u, scales * through + shift[v] * total)
+        return *into, None, None
+
+
+def _blocks(source: Tensor, width: int) -> list[slice]:
+    edges = max(1, _BLOCK // width)
+    return [slice(start, start + edges) for start in range(0, len(source), edges)]
+
+
+class Films(nn.Module):
+    """Scales and shifts, ``LeakyReLU(x M) + 1`` and ``LeakyReLU(x M')``, all near 1 and 0 where inputs are small.
+
+    Args:
+        inputs: numbers in x.
+        outputs: numbers in a scale.
+        rank: that M and M' are factored through, if at all.
+
+    >>> scale, shift = Films(5, 3).of(torch.zeros(2, 6))
+    >>> scale.shape, shift.unique().tolist()
+    (torch.Size([2, 3]), [0.0])
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int | None = None) -> None:
+        super().__init__()
+        self.inward = nn.Linear(inputs, 2 * (rank or outputs), bias=False)
+        self.outward = nn.ModuleList(nn.Linear(rank, outputs, bias=False) for _ in range(2)) if rank else None
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x`` to the linear part of both, ``(*, 2 rank or 2 outputs)``, which sums over edges may follow."""
+        return self.inward(input)
+
+    def of(self, linear: Tensor) -> tuple[Tensor, Tensor]:
+        """That part, summed or not, to scale and shift, each ``(*, outputs)``."""
+        scale, shift = linear.chunk(2, dim=-1)
+        if self.outward is not None:
+            scale, shift = self.outward[0](scale), self.outward[1](shift)
+        return F.leaky_relu(scale, _SLOPE) + 1, F.leaky_relu(shift, _SLOPE)
+
+
+class LocalConv(nn.Module):
+    """One layer of LGCN, LGAT (one head) or LGIN: equations (1) to (4).
+
+    Args:
+        inputs, outputs: features of a node before and after.
+        kind: of graph network that is localised.
+        rank: that M_a and M_b are factored through; the paper's code does so in the first layer.
+        dropout: of messages and attention.
+
+    >>> LocalConv(5, 4)(torch.zeros(3, 5), torch.tensor([[0], [1]]))[0].shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kind: Kind = "gcn", rank: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}; got {kind!r}")
+        self.kind = kind
+        self.dropout = nn.Dropout(dropout)
+        self.weight = nn.Parameter(nn.init.kaiming_normal_(torch.empty(inputs, outputs), mode="fan_out"))
+        self.bias = nn.Parameter(nn.init.uniform_(torch.empty(outputs), -0.01, 0.01))
+        self.node_films = Films(inputs, inputs, rank)
+        self.bias_films = Films(inputs, outputs) if kind == "gin" else None
+        self.target_films = Films(inputs, outputs)
+        self.source_films = Films(inputs, outputs)
+        self.last_bias = None if kind == "gin" else nn.Parameter(nn.init.uniform_(torch.empty(outputs), -0.01, 0.01))
+        self.attention = nn.Linear(outputs, 2) if kind == "gat" else None
+
+    def forward(self, features: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        """One layer.
+
+        Args:
+            features: ``(N, inputs)``.
+            edge_index: ``(2, E)``, messages go from the first row's nodes to the second's.
+
+        Returns:
+            ``(N, outputs)``, and how far the films are from 1 and 0: means of squares, summed.
+        """
+        edges = edges_of(edge_index, len(features), features.dtype)
+        # sums over edges are linear: s_v M = sum_u a_uv (h_u M), of far fewer numbers than s_v
+        scale, shift = self.node_films.of(edges.sum(self.node_films(features)[edges.source]))
+        messages = localised_products(features, scale, shift, self.weight, edges) + self._bias(features, edges)
+        if self.kind == "gin":
+            messages = F.elu(messages)
+        linear = self.target_films(features)[edges.target] + self.source_films(features)[edges.source]
+        edge_scale, edge_shift = self.target_films.of(linear)
+        messages = messages * edge_scale + edge_shift
+        output = edges.sum(self.dropout(messages), self._weights(messages, edges))
+        if self.last_bias is not None:
+            output = output + self.last_bias
+        of_nodes = _mean_square(scale - 1) + _mean_square(shift)
+        return output, of_nodes + _mean_square(edge_scale - 1) + _mean_square(edge_shift)
+
+    def _bias(self, features: Tensor, edges: Edges) -> Tensor:
+        if self.bias_films is None:
+            return self.bias
+        scale, shift = self.bias_films.of(edges.sum(self.bias_films(features)[edges.source]))
+        return (self.bias * scale + shift)[edges.target]
+
+    def _weights(self, messages: Tensor, edges: Edges) -> Tensor:
+        """Those of equation (4), ``(E,)``."""
+        if self.kind == "gcn":
+            return edges.weight
+        own = edges.source == edges.target
+        if self.attention is None:
+            twice = 1 + own.to(messages.dtype)
+            return twice / scatter(twice, edges.target, dim_size=edges.nodes)[edges.target]
+        of_target, of_source = self.attention(messages).unbind(dim=1)
+        of_target = scatter(of_target[own], edges.target[own], dim_size=edges.nodes)[edges.target]
+        scores = F.leaky_relu(of_target + of_source, _SLOPE)
+        return self.dropout(softmax(scores, edges.target, num_nodes=edges.nodes))
+
+
+def _mean_square(values: Tensor) -> Tensor:
+    return values.square().sum() / max(1, values.numel())
+
+
+class Heads(nn.Module):
+    """Several layers side by side, their features next to one another.
+
+    >>> Heads([LocalConv(5, 4, "gat"), LocalConv(5, 4, "gat")])(torch.zeros(3, 5), torch.tensor([[0], [1]]))[0].shape
+    torch.Size([3, 8])
+    """
+
+    def __init__(self, heads: Sequence[LocalConv]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, features: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, distances = zip(*(head(features, edge_index) for head in self.heads), strict=True)
+        return torch.cat(outputs, dim=1), torch.stack(distances).sum()
+
+
+class Stored(nn.Module):
+    """A layer of torch-geometric with the interface of a `LocalConv`: nothing in it is localised."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(features, edge_index), features.new_zeros(())
+
+
+class NodeClassifier(nn.Module):
+    """Nodes to classes: dropout, a layer and, but for the last, layer norm and ELU, as often as there are layers.
+
+    Args:
+        layers: from ``(features, edge_index)`` to the next features and a distance, as `LocalConv`.
+        widths: of the features before, between and after the layers.
+        dropout: of each layer's inputs.
+        norm: whether there are layer norms.
+        residual: whether a linear map of each layer's inputs is added to what it makes of them.
+        film_decay: what the penalty is, times half the sum of squares of all parameters of films (lambda_L) ...
+        film_distance: ... plus this times the films' distance from 1 and 0 (lambda).
+
+    >>> graph = Data(torch.zeros(3, 5), torch.tensor([[0], [1]]))
+    >>> logits, penalty = NodeClassifier([LocalConv(5, 8), LocalConv(8, 2)], (5, 8, 2))(graph)
+    >>> logits.shape, penalty.shape
+    (torch.Size([3, 2]), torch.Size([]))
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        widths: Sequence[int],
+        dropout: float = 0.0,
+        norm: bool = False,
+        residual: bool = False,
+        film_decay: float = 1.0,
+        film_distance: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.dropout = nn.Dropout(dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) if norm else nn.Identity() for width in widths[1:-1])
+        self.residuals = nn.ModuleList(nn.Linear(*pair, bias=False) for pair in pairwise(widths)) if residual else None
+        self.film_decay = film_decay
+        self.film_distance = film_distance
+
+    def forward(self, graph: Data) -> tuple[Tensor, Tensor]:
+        """A graph of N nodes to logits ``(N, classes)``, and the penalty of the paper's loss, a number."""
+        features, distances = graph.x, []
+        for number, layer in enumerate(self.layers):
+            dropped = self.dropout(features)
+            features, distance = layer(dropped, graph.edge_index)
+            distances.append(distance)
+            if self.residuals is not None:
+                features = features + self.residuals[number](dropped)
+            if number < len(self.norms):
+                features = F.elu(self.norms[number](features))
+        films = (each for each in self.modules() if isinstance(each, Films))
+        squares = (weight.square().sum() for each in films for weight in each.parameters())
+        return features, self.film_decay / 2 * sum(squares) + self.film_distance * sum(distances)
