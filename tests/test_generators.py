@@ -22,7 +22,7 @@ from hyperconv import (
 )
 from hyperconv.generators import Filters, Mixture
 
-SHAPES = ((16, 16, 3), (16, 16, 31), (16, 8, 5, 5), (32, 1, 3, 3), (4, 4, 31, 31), (8, 8, 3, 3, 3), (4, 4, 7, 7, 7))
+SHAPES = ((16, 16, 3), (16, 16, 31), (16, 8, 5, 5), (32, 1, 3, 3), (8, 8, 31, 31), (16, 16, 3, 3, 3), (8, 8, 7, 7, 7))
 SCALED = [name for name in EVERY if "started" not in name and "tanh" not in name]
 
 
