@@ -9,6 +9,7 @@ import torch
 import torchvision
 from generators import PER_SAMPLE
 from torch import nn
+from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hyperconv import (
@@ -233,7 +234,7 @@ COMPUTED = {
     "weight norm": lambda *sizes: nn.utils.parametrizations.weight_norm(nn.Conv2d(*sizes)),
     "old weight norm": weight_normed,
     "old spectral norm": lambda *sizes: nn.utils.spectral_norm(nn.Conv2d(*sizes)),
-    "pruned": lambda *sizes: nn.utils.prune.l1_unstructured(nn.Conv2d(*sizes), "weight", 0.5),
+    "pruned": lambda *sizes: prune.l1_unstructured(nn.Conv2d(*sizes), "weight", 0.5),
 }
 OF_ITS_OWN = {
     "forward": OwnForward,
