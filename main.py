@@ -80,7 +80,8 @@ def _figures(outcome: Outcome) -> Table:
         trainings = {row.training: row for row in rows}
         first = rows[0]
         good = [row for row in rows if row.training not in failed and not row.at]
-        seconds = sum(row.seconds for row in trainings.values()) / len(trainings)
+        kept = [row.seconds for training, row in trainings.items() if training not in failed]
+        seconds = sum(kept) / max(1, len(kept))
         cells = [f"{first.parameters:,}", f"{first.operations or 0:,}", f"{seconds:.0f}"]
         cells += [str(len(trainings)), str(len(failed))]
         for split, metric in shown:

@@ -56,6 +56,7 @@ def main(settings: NoiseTest) -> None:
         _check_classifier(arm, each)
     out = Path(settings.out)
     check_writable(out)
+    results.read(out / "results.csv")  # refused before the work, not after it
     digits = load_digits(settings.data)
     print(digits.note, flush=True)
     seen = digits.name == "mnist5k" and "mnist" in {each.data for each in networks.values()}
@@ -90,7 +91,7 @@ def main(settings: NoiseTest) -> None:
                 split="training" if seen else settings.split,
                 metric=results.NOISE_METRIC,
                 at=noise,
-                value=round(value, 6),
+                value=float(f"{value:.7g}"),
                 parameters=sum(parameter.numel() for parameter in source.network.parameters()),
                 operations=None,
                 epochs=source.epoch + 1,

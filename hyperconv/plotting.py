@@ -90,6 +90,7 @@ def read_losses(path: Path) -> pd.DataFrame:
     except (KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is no table of epoch, step, train_loss and val_loss: {reason}") from error
+    losses = losses.mask(losses.abs() > 1e100)
     if losses["val_loss"].isna().all() or losses["train_loss"].isna().all():
         raise InputError(f"{path} has no training or no validation losses yet")
     return losses
@@ -102,6 +103,8 @@ def training_curves(runs: Mapping[str, pd.DataFrame], title: str, loss: str = "l
         runs: label to the rows of a ``metrics.csv``.
         loss: what it is called.
     """
+    runs = {label.replace("$", r"\$"): rows for label, rows in runs.items()}
+    title = title.replace("$", r"\$")
     many = len(runs) > 2
     figure, axes = new_figure(1, 1, size=(8.8 if many else 6.4, 4.0))
     axis = axes[0, 0]

@@ -13,6 +13,7 @@ import torch
 from conftest import write_digits_folder, write_idx
 from torch.utils.data import Subset
 
+from hyperconv import MNISTClassifier
 from hyperconv.data import batch_loader, load_digits
 from hyperconv.data.augment import turn_and_zoom
 from hyperconv.data.digits import DigitDataset
@@ -515,3 +516,12 @@ def test_turn_and_zoom_moves_digits_as_far_as_asked():
     assert 8 / 1.1 - 0.3 < radius.min() < 7.6
     assert 8.5 < radius.max() < 8 / 0.9 + 0.3
     torch.testing.assert_close(turn_and_zoom(images, 0.0, 0.0, torch.Generator()), images)
+
+
+def test_a_classifier_takes_images_by_what_their_type_says():
+    model = MNISTClassifier(conv="normal", kernel_size=3).eval()
+    images = torch.rand(2, 1, 28, 28) > 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), model(images.float()))
+    with pytest.raises(TypeError, match="no known range"):
+        model(images.short())

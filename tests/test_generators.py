@@ -380,3 +380,15 @@ def test_parts_do_not_stand_for_what_a_subclass_or_a_hook_changes():
         assert not hooked.form(per_sample=False)
     assert not CoordinateMLP(shape, norm="batchnorm").form(per_sample=False)
     assert not DenseGenerator(shape).form(per_sample=False)
+
+
+@pytest.mark.parametrize(
+    "kind", (ChunkedGenerator, partial(DenseGenerator, hidden=(4,)), partial(LowRankGenerator, hidden=(4,)))
+)
+def test_hidden_layers_of_complex_numbers_are_refused_in_words(kind):
+    with pytest.raises(ValueError, match="real activations"):
+        kind((4, 4, 3, 3), dtype=torch.complex64)
+
+
+def test_a_generator_without_hidden_layers_may_be_complex():
+    assert DenseGenerator((4, 4, 3, 3), dtype=torch.complex64)().dtype == torch.complex64

@@ -236,3 +236,15 @@ def test_gathered_trainings_are_of_declared_experiments_and_arms():
     noisy = {"normal + median 3x3"}
     for each in results.read(ROOT / "lightning_logs" / "results.csv"):
         assert each.arm in {*declared[each.experiment].arms, *noisy}, each
+
+
+def test_a_table_without_its_end_takes_no_prose_with_it():
+    text = "<!-- table accuracy -->\n\nprose\n\n<!-- table noise -->\n<!-- end -->\n"
+    with pytest.raises(InputError, match="accuracy has no <!-- end -->"):
+        tables.with_tables(text, [])
+
+
+def test_failed_trainings_took_no_part_of_the_mean_time():
+    diverged = row(seed=1, split="validation", metric=results.FAILED, value=1, seconds=0.0)
+    (line,) = cells(tables.headline_table([*both(), diverged], [TURNS]))
+    assert (line["n"], line["failed"], line["seconds"]) == ("1", "1", "60")

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import run
+from helpers import ROOT, run
 
 from hyperconv.errors import InputError
 from hyperconv.experiments import results
 from hyperconv.experiments.digits import DigitsOptions
-from hyperconv.experiments.folders import hint
+from hyperconv.experiments.folders import begun, hint, new_folder
+from hyperconv.experiments.pair import pair
 from hyperconv.experiments.run import run as run_experiment
 from hyperconv.experiments.settings import Run
 from hyperconv.files import locked
@@ -197,7 +198,7 @@ def test_new_runs_of_one_kind_are_numbered_and_named_ones_are_not_overwritten(tm
     code, _, err = run(capsys, *flags, "--name", names[0])
     assert code == 2
     assert "exists; give another --name, or --resume" in err
-    assert hint(Run(logs="my logs"), Path("my logs/a b")) == "python main.py --resume --name 'a b' --logs 'my logs'"
+    assert hint(Run(logs="my logs"), Path("my logs/a b")) == "python main.py --resume '--name=a b' '--logs=my logs'"
 
 
 def test_unwritable_logs_are_refused_before_any_training(tmp_path, digits_folder, capsys):
@@ -216,3 +217,23 @@ def test_what_a_killed_process_left_half_written_is_removed(logs, capsys):
     assert resume(capsys, logs)[0] == 0
     assert not any(path.exists() for path in leftovers)
     assert results.read(logs / NAME / "results.csv")
+
+
+def test_what_is_not_asked_for_again_stays_as_the_run_began(tmp_path):
+    logs = str(tmp_path / "logs")
+    new_folder(
+        Run(experiment="mlp", name="run", logs=logs, out="figures", accelerator="cpu", compile="no"), None, "mnist"
+    )
+    kept = begun(Run(name="run", logs=logs, resume=True), None).settings
+    assert (kept.out, kept.accelerator, kept.compile, kept.resume) == ("figures", "cpu", "no", True)
+    moved = begun(Run(name="run", logs=logs, resume=True, out="elsewhere"), None).settings
+    assert (moved.out, moved.accelerator) == ("elsewhere", "cpu")
+
+
+def test_scripts_take_the_lowest_seed_of_a_run(tmp_path, capsys):
+    for arm in ("hyper", "normal"):
+        for seed in (10, 2):
+            shutil.copytree(ROOT / "lightning_logs/mnist-fast" / arm, tmp_path / "run" / arm / f"seed{seed}")
+    pair(str(tmp_path / "run"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line).parent.name for line in lines] == ["seed2", "seed2"]

@@ -9,11 +9,12 @@ from torch import nn
 
 from ..cli import Size
 from ..data.augment import turn_and_zoom
+from ..data.images import as_float
 from ..errors import InputError
 from ..generators import CoordinateMLP, Norm
 from ..layers import HyperConv2d
 from ..training import Recipe
-from ..training.objectives import ACCURACY, CLASSIFICATION, Batch, Objective, as_float, scores
+from ..training.objectives import ACCURACY, CLASSIFICATION, Batch, Objective, scores
 from ..zoo.digit_classifier import digit_classifier
 from .experiment import Arm, Experiment, rates_around
 

@@ -93,7 +93,9 @@ def begun(settings: Run, options: Any) -> Begun:
     for field in fields(options) if options is not None else ():
         asked, default = getattr(options, field.name), getattr(type(options)(), field.name)
         _check_same(settings.name, field.name, asked, getattr(began_options, field.name, default), default)
-    return Begun(folder, replace(began, **{key: getattr(settings, key) for key in _MAY_CHANGE}), began_options, data)
+    asked = {key: getattr(settings, key) for key in _MAY_CHANGE}
+    asked = {key: value for key, value in asked.items() if key in ("logs", "resume") or value != getattr(Run, key)}
+    return Begun(folder, replace(began, **asked), began_options, data)
 
 
 def _check_same(run: str, name: str, asked: Any, then: Any, default: Any) -> None:
@@ -136,8 +138,8 @@ def file_name(settings: Run, options: Any) -> str:
 
 def hint(settings: Run, folder: Path) -> str:
     """What to type to continue the run."""
-    logs = [] if settings.logs == Run.logs else ["--logs", settings.logs]
-    return shlex.join(["python", "main.py", "--resume", "--name", folder.name, *logs])
+    logs = [] if settings.logs == Run.logs else [f"--logs={settings.logs}"]
+    return shlex.join(["python", "main.py", "--resume", f"--name={folder.name}", *logs])
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:

@@ -24,13 +24,13 @@ def run_folder(run: str) -> Path:
 
 
 def pair(run: str, **checkpoints: str | None) -> dict[str, Trained]:
-    """The two networks of a run; of several seeds, those of the first.
+    """The two networks of a run; of several seeds, those of the lowest.
 
     Args:
         checkpoints: of an arm, to be taken in place of the run's.
 
     Raises:
-        InputError: a file that is missing, unusable, or of another arm.
+        InputError: a file that is missing, unusable, or of another arm; or arms of different seeds.
     """
     networks = {}
     for arm in ARMS:
@@ -40,9 +40,12 @@ def pair(run: str, **checkpoints: str | None) -> dict[str, Trained]:
         if network.arm != arm:
             raise InputError(f"{path} holds the arm {network.arm} of {network.experiment}; --{arm} needs {arm}")
         print(f"{arm}: {path}", flush=True)
+    if not any(checkpoints.values()) and len({each.seed for each in networks.values()}) > 1:
+        raise InputError(f"the arms of {run} are of different seeds; name both checkpoints")
     return networks
 
 
 def _checkpoint(folder: Path) -> Path:
-    found = [folder / BEST, *sorted(folder.glob(f"seed*/{BEST}"))]
+    of_seeds = sorted(folder.glob(f"seed*/{BEST}"), key=lambda path: (len(path.parent.name), path.parent.name))
+    found = [folder / BEST, *of_seeds]
     return next((path for path in found if path.is_file()), found[0])

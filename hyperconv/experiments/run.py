@@ -113,7 +113,7 @@ def rows_of(training: Training, settings: Run, path: Path, folder: Path, *, test
         **results.provenance(),
     }
     rows = [
-        Result(**key._asdict(), split=split, metric=metric, at=at, value=round(float(value), 6), **of_training)
+        Result(**key._asdict(), split=split, metric=metric, at=at, value=float(f"{value:.7g}"), **of_training)
         for split, (metric, value, at) in finite
     ]
     results.append(path, rows)
@@ -163,7 +163,8 @@ def _draw(asked: Asked, folder: Path, rows: list[Result]) -> None:
     """The figure of the first seed and fold, where these did not fail."""
     experiment, settings, splits = asked.experiment, asked.settings, asked.splits(asked.folds[0])
     first = settings.all_seeds[0], asked.folds[0]
-    good = [row for row in rows if (row.seed, row.fold) == first and row.metric != FAILED]
+    failed = {row.training for row in rows if row.metric == FAILED}
+    good = [row for row in rows if (row.seed, row.fold) == first and row.training not in failed]
     if experiment.figure is None:
         good = [row for row in good if row.parameters]
     places = {row.arm: place_of(folder, settings, row.arm, *first) for row in good}

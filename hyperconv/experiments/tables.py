@@ -92,6 +92,8 @@ def with_tables(text: str, rows: Sequence[Result]) -> str:
     }
 
     def anew(place: re.Match[str]) -> str:
+        if place[0].count("<!-- table ") > 1:
+            raise InputError(f"the table {place[2]} has no <!-- end --> before the next one")
         if place[2] not in made:
             raise InputError(f"there is no table {place[2]}; there are {', '.join(made)}")
         return place[1] + made[place[2]](rows) + place[3]
@@ -130,7 +132,7 @@ def headline_table(rows: Sequence[Result], of: Sequence[Experiment]) -> str:
                         f"{last.parameters:,}",
                         "" if last.operations is None else f"{last.operations:,}",
                         "/".join(str(epochs) for epochs in sorted({row.epochs for row in good})),
-                        f"{mean(row.seconds for row in trainings.values()):.0f}",
+                        f"{mean([row.seconds for key, row in trainings.items() if key not in failed] or [0.0]):.0f}",
                     )
                 )
     named = ["experiment"] if len(of) > 1 else []

@@ -54,7 +54,10 @@ def tune(settings: Run, options: Any = None) -> tuple[Experiment, list[Chosen]]:
     if not tuned:
         raise InputError(f"no arm of {settings.experiment} that is asked for has a grid to be tuned on")
     for name in {name for arm in tuned.values() for name in arm.grid}:
-        if getattr(settings, name, None) is not None:
+        given, default = (
+            getattr(each, name, None) for each in (asked.options, asked.options and type(asked.options)())
+        )
+        if getattr(settings, name, None) is not None or given != default:
             raise InputError(f"--{name} is among what --tune tries; leave it out")
     print(asked.splits(asked.folds[0]).note, flush=True)
     logs = Path(settings.logs)

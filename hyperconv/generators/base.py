@@ -247,6 +247,8 @@ def perceptron(
     dtype: torch.dtype | None = None,
 ) -> nn.Sequential:
     """Linear layers from each width to the next, an activation after each."""
+    if dtype is not None and dtype.is_complex and len(widths) > 1:
+        raise ValueError(f"hidden layers have real activations, not {dtype}; choose a real dtype, or none of them")
     if min(widths) < 1:
         raise ValueError(f"widths must be 1 or more, got {widths[0]} inputs and hidden widths {tuple(widths[1:])}")
     layers: list[nn.Module] = []

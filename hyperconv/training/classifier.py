@@ -7,13 +7,13 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from ..data.images import as_float
 from ..errors import InputError
 from ..experiments.digits import RECIPES, TURNED_CLASSIFICATION, ArmName, DigitsOptions, digit_network, norm_of
 from ..experiments.settings import plain
 from ..experiments.trained import trained
 from ..generators import Norm
 from .learner import Learner
-from .objectives import as_float
 from .recipes import Recipe
 
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..data.augment import pad_and_crop
+from ..data.images import as_float
 
 # any structure of tensors: a tuple, a dict, a torch-geometric Batch
 Batch = Any
@@ -160,11 +161,6 @@ def _moved_classification(network: nn.Module, batch: Batch, draws: torch.Generat
     images, labels = batch
     images = as_float(images)
     return scores(network(images if draws is None else pad_and_crop(images, 1, draws)), labels)
-
-
-def as_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Images of 0 ... 255, uint8, as 0 ... 1; others as they are."""
-    return images if images.is_floating_point() else images.to(dtype) / 255
 
 
 CLASSIFICATION = Objective(_classification, (ACCURACY,), loss="cross-entropy")
