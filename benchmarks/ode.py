@@ -63,7 +63,7 @@ def case(machine: Machine, batch: int, observed: int = _OBSERVED) -> Case:
         network = NeuralODE(GeneratedDynamics(_WIDTH, _CONTEXT), observed, 2 * observed).to(machine.device)
         ways: dict[str, tuple[NeuralODE, Callable[[Tensor], Tensor]]] = {}
         for name, backend in (
-            (_OPERATOR, "auto"),
+            (_OPERATOR, "bmm"),
             ("grouped convolution", "grouped"),
             ("loop in the operator", "loop"),
         ):

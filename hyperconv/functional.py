@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .coordinates import Sizes, per_axis
 
-Backend = Literal["auto", "grouped", "unfold", "loop"]
-LinearBackend = Literal["auto", "grouped", "bmm", "loop"]
+Backend = Literal["grouped", "unfold", "loop"]
+LinearBackend = Literal["bmm", "grouped", "loop"]
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -222,7 +222,7 @@ def convolution_per_sample(
     dilation: Sizes = 1,
     groups: int = 1,
     *,
-    backend: Backend = "auto",
+    backend: Backend = "grouped",
 ) -> Tensor:
     """Convolve every sample with a kernel of its own.
 
@@ -231,8 +231,8 @@ def convolution_per_sample(
         kernels: ``(B, O, I/groups, *k)``.
         bias: ``(O,)``, ``(B, O)`` or None.
         backend: ``grouped``: one convolution with a group a sample; ``unfold``: patches times kernels, one batched
-            product; ``loop``: sample after sample; ``auto``: ``grouped``, the fastest at every size that
-            ``benchmarks/per_sample.py`` has measured on a CPU.
+            product; ``loop``: sample after sample. The first was the fastest at every size that
+            ``benchmarks/per_sample.py`` measured on a CPU.
 
     Returns:
         ``(B, O, *S')``.
@@ -382,7 +382,7 @@ def _mixed(everything: Tensor, coefficients: Tensor, groups: int) -> Tensor:
 
 
 def linear_per_sample(
-    input: Tensor, weights: Tensor, bias: Tensor | None = None, *, backend: LinearBackend = "auto"
+    input: Tensor, weights: Tensor, bias: Tensor | None = None, *, backend: LinearBackend = "bmm"
 ) -> Tensor:
     """Apply to every sample a linear map of its own.
 
@@ -390,9 +390,9 @@ def linear_per_sample(
         input: ``(B, *, I)``.
         weights: ``(B, O, I)``.
         bias: ``(O,)``, ``(B, O)`` or None.
-        backend: ``grouped``: one convolution of one tap with a group a sample; ``bmm``: one batched product;
-            ``loop``: sample after sample; ``auto``: ``bmm``, the fastest of them at every size that
-            ``benchmarks/per_sample.py`` has measured on a CPU.
+        backend: ``bmm``: one batched product; ``grouped``: one convolution of one tap with a group a sample;
+            ``loop``: sample after sample. The first was the fastest at every size that
+            ``benchmarks/per_sample.py`` measured on a CPU.
 
     Returns:
         ``(B, *, O)``.
@@ -518,7 +518,7 @@ def _taps(padded: Tensor, filters: Tensor, rows: int, columns: int) -> Any:
 
 
 def patch_convolution(
-    input: Tensor, kernels: Tensor, bias: Tensor | None = None, *, backend: Backend = "auto"
+    input: Tensor, kernels: Tensor, bias: Tensor | None = None, *, backend: Backend = "grouped"
 ) -> Tensor:
     """Convolve every patch with a kernel of its own (Nirkin et al., HyperSeg, CVPR 2021, arXiv 2012.11582).
 
@@ -671,8 +671,8 @@ def _linear_loop(rows: Tensor, weights: Tensor) -> Tensor:
     return torch.stack([F.linear(own, weight) for own, weight in zip(rows, weights, strict=True)])
 
 
-_CONVOLUTION_BACKENDS = {"auto": _grouped, "grouped": _grouped, "unfold": _unfold, "loop": _loop}
-_LINEAR_BACKENDS = {"auto": _linear_bmm, "grouped": _linear_grouped, "bmm": _linear_bmm, "loop": _linear_loop}
+_CONVOLUTION_BACKENDS = {"grouped": _grouped, "unfold": _unfold, "loop": _loop}
+_LINEAR_BACKENDS = {"bmm": _linear_bmm, "grouped": _linear_grouped, "loop": _linear_loop}
 
 
 def _choose(backends: dict[str, Callable[..., Tensor]], backend: str) -> Callable[..., Tensor]:

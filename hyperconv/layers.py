@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from . import functional, plan
 from .calls import PerCall, hooks_of
 from .coordinates import Sizes, per_axis
-from .generators import CoordinateMLP, DenseGenerator, Form, Generator
-from .generators.forms import Filters, Mixture
+from .generators import CoordinateMLP, DenseGenerator, Generator
 from .plan import Way
 
 Bias = bool | Literal["generated"]
@@ -179,11 +178,11 @@ class HyperLayer(nn.Module):
         cached.check(self, context)
         return cached.kernel
 
-    def _form(self, per_sample: bool) -> Form | None:
-        """What the generator can return in place of a built kernel."""
+    def _parts(self, per_sample: bool) -> int | None:
+        """How many parts the kernels of a call are mixed from, if they need not be built."""
         if self.cached_kernel is not None or not isinstance(self.generator, Generator):
             return None
-        return self.generator.form(per_sample)
+        return self.generator.parts(per_sample)
 
     def _bias(self, context: Tensor | None) -> Tensor | None:
         if self.bias_generator is None:
@@ -345,17 +344,17 @@ class _HyperConv(_HyperConvNd):
         if self.padding_mode != "zeros":
             input = F.pad(input, self._edges(), mode=self.padding_mode)
             padding = (0,) * self.dims
-        bias, form, kernel_shape = self._bias(context), self._form(per_sample), self.generator.kernel_shape
+        bias, parts, kernel_shape = self._bias(context), self._parts(per_sample), self.generator.kernel_shape
         geometry: Any = (self.stride, padding, self.dilation, self.groups)
         if per_sample:
             positions = math.prod(input.shape[2:]) // math.prod(self.stride)
-            if plan.way_per_sample(form, input, positions) is Way.CONTRACTED:
-                mixture = self.generator.in_form(Mixture, context)
+            if plan.way_per_sample(parts, input, positions) is Way.CONTRACTED:
+                mixture = self.generator.mixture(context)
                 return functional.contracted_convolution(input, *mixture, bias, *geometry)
             return functional.convolution_per_sample(input, self._kernel(context), bias, *geometry)
-        way = plan.way_for_all(form, input, kernel_shape, *geometry)
+        way = plan.way_for_all(parts, input, kernel_shape, *geometry)
         if way in (Way.FILTERED, Way.FILTERED_IN_ONE_PRODUCT):
-            filters = self.generator.in_form(Filters, context)
+            filters = self.generator.filter_mixture(context)
             in_one_product = way is Way.FILTERED_IN_ONE_PRODUCT
             return functional.decomposed_convolution(
                 input, *filters, bias, *geometry[:-1], in_one_product=in_one_product
@@ -423,9 +422,9 @@ class _HyperConvTranspose(_HyperConvNd):
         settings: Any = (self._bias(context), self.stride, self.padding, output_padding, self.groups, self.dilation)
         if not per_sample:
             return functional.transposed_convolution(input, self._kernel(context), *settings)
-        form = self._form(per_sample)
-        if plan.way_per_sample(form, input, math.prod(self._smallest(input))) is Way.CONTRACTED:
-            mixture = self.generator.in_form(Mixture, context)
+        parts = self._parts(per_sample)
+        if plan.way_per_sample(parts, input, math.prod(self._smallest(input))) is Way.CONTRACTED:
+            mixture = self.generator.mixture(context)
             return functional.contracted_transposed_convolution(input, *mixture, *settings)
         return functional.transposed_convolution_per_sample(input, self._kernel(context), *settings)
 
@@ -570,9 +569,9 @@ class HyperLinear(HyperLayer):
         bias = self._bias(context)
         if not per_sample:
             return F.linear(input, self._kernel(context), bias)
-        form = self._form(per_sample)
-        if plan.way_per_sample(form, input, math.prod(input.shape[1:-1])) is Way.CONTRACTED:
-            return functional.contracted_linear(input, *self.generator.in_form(Mixture, context), bias)
+        parts = self._parts(per_sample)
+        if plan.way_per_sample(parts, input, math.prod(input.shape[1:-1])) is Way.CONTRACTED:
+            return functional.contracted_linear(input, *self.generator.mixture(context), bias)
         return functional.linear_per_sample(input, self._kernel(context), bias)
 
     def _check_channels(self, input: Tensor) -> None:

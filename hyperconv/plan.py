@@ -15,7 +15,6 @@ from torch import Tensor
 from .calls import compiling
 from .coordinates import Sizes, per_axis
 from .functional import lies_channels_last
-from .generators import Form
 
 
 class Way(Enum):
@@ -79,7 +78,7 @@ def runs_trunks_together() -> bool:
 
 
 def way_for_all(
-    form: Form | None,
+    parts: int | None,
     input: Tensor,
     kernel_shape: Sequence[int],
     stride: Sizes = 1,
@@ -90,7 +89,7 @@ def way_for_all(
     """To convolve with one kernel that the whole batch shares.
 
     Args:
-        form: what the kernel is made of, if it need not be built.
+        parts: the filters that the kernel is mixed from, if it need not be built.
         input: ``(B, I, *S)`` or ``(I, *S)``, already padded where the convolution cannot.
     """
     # images that lie channels last, in single precision, are what was measured; torch.compile fuses what lies around a
@@ -99,16 +98,16 @@ def way_for_all(
         return Way.BUILT
     stride, dilation = per_axis(stride, 2), per_axis(dilation, 2)
     known = machine(input.device.type)
-    if known.decomposes and form is not None:
+    if known.decomposes and parts is not None:
         few = has_few_pixels(input, kernel_shape, stride, padding, dilation)
-        if _decomposition_pays(form.number, input, kernel_shape, stride, padding, dilation, few):
+        if _decomposition_pays(parts, input, kernel_shape, stride, padding, dilation, few):
             return Way.FILTERED_IN_ONE_PRODUCT if few else Way.FILTERED
     if stride == dilation == (1, 1) and _pairing_pays(known, input, kernel_shape, padding):
         return Way.PAIRED
     return Way.BUILT
 
 
-def way_per_sample(form: Form | None, input: Tensor, positions: int) -> Way:
+def way_per_sample(parts: int | None, input: Tensor, positions: int) -> Way:
     """To apply a kernel a sample.
 
     For every weight of a kernel: contraction multiplies it J times at every position. Otherwise it is mixed from J
@@ -116,15 +115,15 @@ def way_per_sample(form: Form | None, input: Tensor, positions: int) -> Way:
     batch, contraction reads and writes the basis once more, which costs 38 for each of J.
 
     Args:
-        form: the mixtures of J kernels that they are, if they need not be built.
+        parts: the J kernels that they are mixed from, if they need not be built.
         input: ``(B, *)``.
         positions: that each of them is applied at.
     """
-    if form is None or not machine(input.device.type).contracts:
+    if parts is None or not machine(input.device.type).contracts:
         return Way.BUILT
-    saved = 9 * form.number + 1.5 * positions - positions * form.number
+    saved = 9 * parts + 1.5 * positions - positions * parts
     # a compiled or exported layer serves batches of any size, and takes them for large
-    pays = saved >= 0 if compiling() else input.shape[0] * saved >= 38 * form.number
+    pays = saved >= 0 if compiling() else input.shape[0] * saved >= 38 * parts
     return Way.CONTRACTED if pays else Way.BUILT
 
 

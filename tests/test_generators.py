@@ -20,7 +20,6 @@ from hyperconv import (
     kernel_grid,
     magnitude_invariant,
 )
-from hyperconv.generators import Filters, Mixture
 
 SHAPES = ((16, 16, 3), (16, 16, 31), (16, 8, 5, 5), (32, 1, 3, 3), (8, 8, 31, 31), (16, 16, 3, 3, 3), (8, 8, 7, 7, 7))
 SCALED = [name for name in EVERY if "started" not in name and "tanh" not in name]
@@ -129,7 +128,7 @@ def test_factors_multiply_to_the_kernels(name):
     linear = (name.startswith("dense") and "tanh" not in name) or name == "started"
     assert (generator.factor_count is not None) == linear
     if linear:
-        factors = generator.in_form(Mixture, contexts)
+        factors = generator.mixture(contexts)
         assert len(factors.basis) == generator.factor_count
         torch.testing.assert_close(factors.build(), generator(contexts))
 
@@ -343,7 +342,7 @@ def test_filters_mixed_are_the_kernel(name, shape):
     torch.manual_seed(0)
     generator = EVERY[name](shape, dtype=torch.float64)
     context = context_for(generator, dtype=torch.float64)
-    made = generator.in_form(Filters, context)
+    made = generator.filter_mixture(context)
     assert len(made.filters) == generator.filter_count
     torch.testing.assert_close(made.build(), generator(context))
 
@@ -362,24 +361,24 @@ def test_parts_do_not_stand_for_what_a_subclass_or_a_hook_changes():
             return 2 * super().forward(context)
 
     shape = (4, 4, 3, 3)
-    assert CoordinateMLP(shape).form(per_sample=False) == (Filters, 17)
-    assert DenseGenerator(shape, context_dim=2).form(per_sample=True) == (Mixture, 3)
-    assert DenseGenerator(shape, context_dim=2).form(per_sample=False) is None
-    assert MaskedThroughout(shape).form(per_sample=False)
-    assert not Masked(shape).form(per_sample=False)
-    assert not Doubled(shape, context_dim=2).form(per_sample=True)
-    assert not StartAtKernel(Doubled(shape, context_dim=2), torch.zeros(shape)).form(per_sample=True)
+    assert CoordinateMLP(shape).parts(per_sample=False) == 17
+    assert DenseGenerator(shape, context_dim=2).parts(per_sample=True) == 3
+    assert DenseGenerator(shape, context_dim=2).parts(per_sample=False) is None
+    assert MaskedThroughout(shape).parts(per_sample=False)
+    assert not Masked(shape).parts(per_sample=False)
+    assert not Doubled(shape, context_dim=2).parts(per_sample=True)
+    assert not StartAtKernel(Doubled(shape, context_dim=2), torch.zeros(shape)).parts(per_sample=True)
     replaced, pruned = CoordinateMLP(shape), CoordinateMLP(shape)
     replaced.forward = lambda context=None: torch.zeros(shape)
     prune.l1_unstructured(pruned, "head", 0.5)
-    assert not replaced.form(per_sample=False)
-    assert not pruned.form(per_sample=False)
+    assert not replaced.parts(per_sample=False)
+    assert not pruned.parts(per_sample=False)
     for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre"):
         hooked = CoordinateMLP(shape)
         getattr(hooked.trunk, f"register_{kind}_hook")(lambda *_: None)
-        assert not hooked.form(per_sample=False)
-    assert not CoordinateMLP(shape, norm="batchnorm").form(per_sample=False)
-    assert not DenseGenerator(shape).form(per_sample=False)
+        assert not hooked.parts(per_sample=False)
+    assert not CoordinateMLP(shape, norm="batchnorm").parts(per_sample=False)
+    assert not DenseGenerator(shape).parts(per_sample=False)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,6 @@ from hyperconv import (
     resize,
 )
 from hyperconv.generators.base import decorrelation
-from hyperconv.generators.forms import Filters, Form, Mixture
 from hyperconv.plan import Way
 from hyperconv.zoo.digit_classifier import digit_classifier
 
@@ -420,8 +419,8 @@ def test_an_encoded_context_and_another_size_take_the_same_way_to_the_same_resul
     layer, images = wide_layer(context_dim=2, encode_context="magnitude-invariant")
     context = torch.tensor([0.2, 0.9])
     for each, padding in ((layer, 2), (resize(layer, 7), 3)):
-        form, shape = each.generator.form(per_sample=False), each.generator.kernel_shape
-        assert plan.way_for_all(form, images, shape, padding=padding) is Way.FILTERED_IN_ONE_PRODUCT
+        parts, shape = each.generator.parts(per_sample=False), each.generator.kernel_shape
+        assert plan.way_for_all(parts, images, shape, padding=padding) is Way.FILTERED_IN_ONE_PRODUCT
         expected = F.conv2d(images, each.generator(context), each.bias, padding=padding)
         torch.testing.assert_close(each(images, context), expected, rtol=1e-4, atol=1e-5)
 
@@ -438,7 +437,7 @@ def test_filtering_is_planned_by_the_positions_that_come_out_and_no_more_than_we
 
     def filtered(images, size=7, padding="same", **settings):
         shape = (256, 256, size, size)
-        way = plan.way_for_all(Form(Filters, 5), images, shape, padding=padding, **settings)
+        way = plan.way_for_all(5, images, shape, padding=padding, **settings)
         return way in (Way.FILTERED, Way.FILTERED_IN_ONE_PRODUCT)
 
     assert filtered(small)
@@ -468,7 +467,7 @@ def test_one_product_is_planned_for_small_images_of_many_channels(channels, side
 
 def test_filtering_is_planned_by_the_way_that_images_are_filtered(measured):
     images = torch.zeros(16, 64, 7, 7).contiguous(memory_format=torch.channels_last)
-    way = partial(plan.way_for_all, Form(Filters, 5), padding="same")
+    way = partial(plan.way_for_all, 5, padding="same")
     assert way(images, (48, 64, 7, 7)) is Way.FILTERED_IN_ONE_PRODUCT
     assert way(images, (16, 64, 7, 7)) is Way.BUILT
     # as many numbers in as many output positions, but more pixels than channels
@@ -478,7 +477,7 @@ def test_filtering_is_planned_by_the_way_that_images_are_filtered(measured):
 def test_on_a_machine_that_nothing_is_known_of_kernels_are_built():
     for device in ("meta", "cuda"):
         images = SimpleNamespace(device=SimpleNamespace(type=device), shape=(64, 2))
-        assert plan.way_per_sample(Form(Mixture, 2), images, 1) is Way.BUILT
+        assert plan.way_per_sample(2, images, 1) is Way.BUILT
 
 
 def test_narrow_channels_last_images_take_the_paired_path(measured, monkeypatch):

@@ -5,7 +5,7 @@ from .chunked import ChunkedGenerator
 from .coordinate_mlp import CoordinateMLP, Norm
 from .dense import DenseGenerator
 from .embedding import EmbeddingGenerator, TileNetwork
-from .forms import Filters, Form, Mixture
+from .forms import Filters, Mixture
 from .low_rank import LowRankGenerator
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "DenseGenerator",
     "EmbeddingGenerator",
     "Filters",
-    "Form",
     "Generator",
     "Init",
     "LowRankGenerator",

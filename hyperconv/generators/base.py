@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from operator import index
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..calls import a_tensor_of, full_precision, has_hooks
-from .forms import Filters, Form, Mixture
+from .forms import Filters, Mixture
 
 Init = Literal["torch", "hyperfan-in", "hyperfan-out", "hyperfan"]
 ContextCode = Literal["none", "magnitude-invariant"]
@@ -89,7 +90,7 @@ class Generator(nn.Module):
         """The J of `factors`; None where the kernel is not linear in a few numbers."""
         return None
 
-    def factors(self, context: Tensor) -> Mixture:
+    def factors(self, context: Tensor | None) -> Mixture:
         """A kernel a sample as a mixture of J kernels, J being `factor_count`.
 
         An operator can then apply it to every sample without building B kernels.
@@ -114,42 +115,34 @@ class Generator(nn.Module):
         """
         raise NotImplementedError
 
-    def form(self, per_sample: bool) -> Form | None:
-        """What `in_form` returns: the kernels of a context a sample as a mixture, another context's kernel as filters.
+    def parts(self, per_sample: bool) -> int | None:
+        """How many parts kernels are mixed from: `mixture`'s, for a context a sample, or else `filter_mixture`'s.
 
-        None where there is no such form, or where it might not be what a call makes: forms do not know of a subclass
-        whose `generate` or `forward` differs, nor of hooks (as of pruning), which only a call runs.
+        None where there are no parts, or where what is mixed from them might not be what a call makes: they do not know
+        of a subclass whose `generate` or `forward` differs, nor of hooks (as of pruning), which only a call runs.
         """
-        count = self.factor_count if per_sample else self.filter_count
-        if count is None or not self._makes_what_a_call_makes("factors" if per_sample else "filters"):
+        count, method = (self.factor_count, "factors") if per_sample else (self.filter_count, "filters")
+        if count is None or not _is_no_older(type(self), method) or "forward" in vars(self):
             return None
-        return Form(Mixture if per_sample else Filters, count)
+        return None if any(map(has_hooks, self.modules())) else count
 
-    def _makes_what_a_call_makes(self, method: str) -> bool:
-        order = type(self).__mro__
-        depths = {
-            name: next(depth for depth, kind in enumerate(order) if name in vars(kind))
-            for name in ("generate", "forward", method)
-        }
-        if depths[method] > min(depths["generate"], depths["forward"]) or "forward" in vars(self):
-            return False
-        return not any(map(has_hooks, self.modules()))
-
-    @overload
-    def in_form(self, kind: type[Mixture], context: Tensor | None) -> Mixture: ...
-
-    @overload
-    def in_form(self, kind: type[Filters], context: Tensor | None) -> Filters: ...
-
-    def in_form(self, kind: type[Mixture] | type[Filters], context: Tensor | None) -> Mixture | Filters:
-        """What a call makes, not yet built.
+    def mixture(self, context: Tensor | None) -> Mixture:
+        """What a call with a context a sample makes, not yet built.
 
         Raises:
             ValueError: a context that is missing, unwanted, or of another width.
         """
         with full_precision(self):
-            made_of = self.checked(context)
-            return self.filters(made_of) if kind is Filters or made_of is None else self.factors(made_of)
+            return self.factors(self.checked(context))
+
+    def filter_mixture(self, context: Tensor | None) -> Filters:
+        """What a call with one context, or none, makes, not yet built.
+
+        Raises:
+            ValueError: a context that is missing, unwanted, or of another width.
+        """
+        with full_precision(self):
+            return self.filters(self.checked(context))
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """The kernel, ``kernel_shape``; or ``(B, *kernel_shape)`` for a context ``(B, context_dim)``.
@@ -182,6 +175,16 @@ class Generator(nn.Module):
         return f"kernel_shape={self.kernel_shape}{context}"
 
 
+@cache
+def _is_no_older(kind: Any, method: str) -> bool:
+    """Whether ``method`` is defined where `generate` and `forward` are, or in a subclass of that."""
+    depths = {
+        name: next(depth for depth, each in enumerate(kind.__mro__) if name in vars(each))
+        for name in ("generate", "forward", method)
+    }
+    return depths[method] <= min(depths["generate"], depths["forward"])
+
+
 class StartAtKernel(Generator):
     """A given kernel plus what a generator adds to it, which is nothing at first: theta_0 + Delta, Delta = 0.
 
@@ -212,11 +215,11 @@ class StartAtKernel(Generator):
 
     @property
     def factor_count(self) -> int | None:
-        inner = self.generator.form(per_sample=True)
-        return None if inner is None else inner.number + 1
+        inner = self.generator.parts(per_sample=True)
+        return None if inner is None else inner + 1
 
-    def factors(self, context: Tensor) -> Mixture:
-        coefficients, basis = self.generator.in_form(Mixture, context)
+    def factors(self, context: Tensor | None) -> Mixture:
+        coefficients, basis = self.generator.mixture(context)
         return Mixture(with_constant(coefficients), torch.cat([basis, self.start.unsqueeze(0)]))
 
     def reset_parameters(self) -> None:

@@ -92,7 +92,7 @@ class DenseGenerator(Generator):
         linear = isinstance(self.activation, nn.Identity) and self.context_dim is not None
         return len(self.weight) + 1 if linear else None
 
-    def factors(self, context: Tensor) -> Mixture:
+    def factors(self, context: Tensor | None) -> Mixture:
         features = self.trunk(context)
         return Mixture(with_constant(features), torch.cat([self.weight, self.bias.unsqueeze(0)]))
 

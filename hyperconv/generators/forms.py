@@ -36,10 +36,3 @@ class Filters(NamedTuple):
     def build(self) -> Tensor:
         """The kernel, ``(O, I/groups, *k)``."""
         return torch.einsum("ofi,f...->oi...", self.mixing, self.filters)
-
-
-class Form(NamedTuple):
-    """What a generator can return in place of a built kernel, said before anything is computed."""
-
-    kind: type[Mixture] | type[Filters]
-    number: int

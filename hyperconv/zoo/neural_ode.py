@@ -34,7 +34,7 @@ class GeneratedDynamics(nn.Module):
         backend: of `linear_per_sample`.
     """
 
-    def __init__(self, width: int, context_dim: int, backend: LinearBackend = "auto") -> None:
+    def __init__(self, width: int, context_dim: int, backend: LinearBackend = "bmm") -> None:
         super().__init__()
         self.context_dim = context_dim
         self.backend = backend
