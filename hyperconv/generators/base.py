@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from operator import index
 from typing import Any, Literal, get_args
@@ -122,7 +122,8 @@ class Generator(nn.Module):
         of a subclass whose `generate` or `forward` differs, nor of hooks (as of pruning), which only a call runs.
         """
         count, method = (self.factor_count, "factors") if per_sample else (self.filter_count, "filters")
-        if count is None or not _is_no_older(type(self), method) or "forward" in vars(self):
+        kind: Any = type(self)
+        if count is None or not _is_no_older(kind, method) or "forward" in vars(self):
             return None
         return None if any(map(has_hooks, self.modules())) else count
 
@@ -175,7 +176,7 @@ class Generator(nn.Module):
         return f"kernel_shape={self.kernel_shape}{context}"
 
 
-@cache
+@lru_cache(maxsize=64)  # parametrised modules each have a class of their own
 def _is_no_older(kind: Any, method: str) -> bool:
     """Whether ``method`` is defined where `generate` and `forward` are, or in a subclass of that."""
     depths = {
