@@ -32,7 +32,7 @@ _BENCHMARKS = {
     "ode": 4,
     "local_filter": 4,
     "peers": 2,
-    "time_to_accuracy": 10,
+    "time_to_accuracy": 17,
 }
 _COLUMNS = (
     "benchmark",

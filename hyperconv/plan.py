@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,29 +33,56 @@ class Way(Enum):
     """Never built: every sample is convolved with all kernels that its own is made of, and the results are mixed."""
 
 
+class Cost(NamedTuple):
+    """Of filtering, in multiplications of a convolution.
+
+    Attributes:
+        beside: what is added to eight for each tap, or in one product to one for each pixel.
+        calls: of the operators, whatever the images' size.
+    """
+
+    beside: float
+    calls: float
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """What filtering every channel costs, fitted to the sizes of ``benchmarks/decomposition.py``.
+
+    Attributes:
+        filtering: filters applied one by one.
+        one_product: all at once.
+        pixels_per_channel: up to which images are filtered in one product.
+    """
+
+    filtering: Cost
+    one_product: Cost
+    pixels_per_channel: int
+
+
 @dataclass(frozen=True)
 class Machine:
     """What was measured on a kind of processor.
 
     Attributes:
         pairs_up_to: channels; a vector unit that works on more floats at once idles in part with fewer.
-        decomposes: whether kernels of few filters are applied without being built, where the costs say so.
-        contracts: whether mixtures are, likewise.
+        decomposition: by which kernels of few filters are applied without being built; None: they are not.
+        contracts: whether mixtures are applied without being built, where the costs say so.
     """
 
     pairs_up_to: int
-    decomposes: bool
+    decomposition: Decomposition | None
     contracts: bool
 
 
-_UNMEASURED = Machine(pairs_up_to=0, decomposes=False, contracts=False)
-_PROCESSORS = {
-    "AVX512": Machine(pairs_up_to=8, decomposes=True, contracts=True),
-    "AVX2": Machine(pairs_up_to=0, decomposes=True, contracts=True),
+_UNMEASURED = Machine(pairs_up_to=0, decomposition=None, contracts=False)
+PROCESSORS = {
+    "AVX512": Machine(8, Decomposition(Cost(50, 5e7), Cost(150, 2e7), pixels_per_channel=1), contracts=True),
+    "AVX2": Machine(0, Decomposition(Cost(20, 4e7), Cost(75, 2e6), pixels_per_channel=2), contracts=True),
 }
 # by the type of torch.device
 _MACHINES = {
-    "cpu": _PROCESSORS.get(torch.backends.cpu.get_cpu_capability(), _UNMEASURED),
+    "cpu": PROCESSORS.get(torch.backends.cpu.get_cpu_capability(), _UNMEASURED),
     "cuda": _UNMEASURED,
 }
 
@@ -98,9 +126,11 @@ def way_for_all(
         return Way.BUILT
     stride, dilation = per_axis(stride, 2), per_axis(dilation, 2)
     known = machine(input.device.type)
-    if known.decomposes and parts is not None:
-        few = has_few_pixels(input, kernel_shape, stride, padding, dilation)
-        if _decomposition_pays(parts, input, kernel_shape, stride, padding, dilation, few):
+    if known.decomposition is not None and parts is not None:
+        few = has_few_pixels(known.decomposition, input, kernel_shape, stride, padding, dilation)
+        cost = known.decomposition.one_product if few else known.decomposition.filtering
+        terms = math.prod(input.shape[2:]) if few else 8 * math.prod(kernel_shape[2:])
+        if _decomposition_pays(cost, terms, parts, input, kernel_shape, stride, padding, dilation):
             return Way.FILTERED_IN_ONE_PRODUCT if few else Way.FILTERED
     if stride == dilation == (1, 1) and _pairing_pays(known, input, kernel_shape, padding):
         return Way.PAIRED
@@ -128,25 +158,32 @@ def way_per_sample(parts: int | None, input: Tensor, positions: int) -> Way:
 
 
 def has_few_pixels(
-    input: Tensor, kernel_shape: Sequence[int], stride: Sequence[int], padding: str | Sizes, dilation: Sequence[int]
+    known: Decomposition,
+    input: Tensor,
+    kernel_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: str | Sizes,
+    dilation: Sequence[int],
 ) -> bool:
     """Whether images are small enough to be filtered in one product.
 
-    No more pixels than channels: the matrix's gradient, an image a time, is then no larger than the filtered images.
+    About as many pixels as channels at most: the matrix's gradient, an image a time, is then hardly larger than the
+    filtered images.
     """
     outputs = _output_size(input.shape[2:], kernel_shape[2:], stride, padding, dilation)
-    most = min(8 * math.prod(kernel_shape[2:]), kernel_shape[1], _FEW_PIXELS)
+    most = min(8 * math.prod(kernel_shape[2:]), known.pixels_per_channel * kernel_shape[1], _FEW_PIXELS)
     return math.prod(input.shape[2:]) <= most and math.prod(outputs) <= most
 
 
 def _decomposition_pays(
+    cost: Cost,
+    terms: int,
     filters: int,
     input: Tensor,
     kernel_shape: Sequence[int],
     stride: Sequence[int],
     padding: str | Sizes,
     dilation: Sequence[int],
-    few_pixels: bool,
 ) -> bool:
     """Both sides of the comparison are times for an input channel, in multiplications of the convolution.
 
@@ -160,8 +197,8 @@ def _decomposition_pays(
     positions = input.shape[0] * math.prod(_output_size(input.shape[2:], size, stride, padding, dilation))
     if taps > _MOST_TAPS or positions > _MOST_POSITIONS or filters * inputs * positions > _MOST_FILTERED:
         return False
-    filtering, calls = (math.prod(input.shape[2:]) + 150, 2e7) if few_pixels else (8 * taps + 50, 5e7)
-    return filters * positions * filtering + calls / inputs < (taps - filters) * outputs * (positions + 215)
+    filtering = filters * positions * (terms + cost.beside) + cost.calls / inputs
+    return filtering < (taps - filters) * outputs * (positions + 215)
 
 
 def _pairing_pays(known: Machine, input: Tensor, kernel_shape: Sequence[int], padding: str | Sizes) -> bool:

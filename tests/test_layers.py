@@ -357,8 +357,7 @@ def test_pairing_columns_of_narrow_images_changes_nothing(channels, size):
 @pytest.fixture
 def measured(monkeypatch):
     """As on a processor for which all ways were measured."""
-    known = plan.Machine(pairs_up_to=8, decomposes=True, contracts=True)
-    monkeypatch.setattr(plan, "machine", lambda device_type: known)
+    monkeypatch.setattr(plan, "machine", lambda device_type: plan.PROCESSORS["AVX512"])
 
 
 def wide_layer(**settings):
@@ -462,7 +461,29 @@ def test_filtering_is_planned_by_the_positions_that_come_out_and_no_more_than_we
 def test_one_product_is_planned_for_small_images_of_many_channels(channels, side, size, padding, few):
     images = torch.zeros(1, channels, side, side)
     pads = (padding, padding)
-    assert plan.has_few_pixels(images, (3, channels, size, size), (1, 1), pads, (1, 1)) is few
+    known = plan.PROCESSORS["AVX512"].decomposition
+    assert plan.has_few_pixels(known, images, (3, channels, size, size), (1, 1), pads, (1, 1)) is few
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "size", "stride", "avx512", "avx2"),
+    (
+        ((64, 64), 14, 3, 1, Way.BUILT, Way.BUILT),
+        ((64, 64), 14, 5, 1, Way.BUILT, Way.FILTERED),
+        ((64, 64), 14, 7, 1, Way.FILTERED, Way.FILTERED),
+        ((32, 32), 4, 7, 1, Way.BUILT, Way.FILTERED_IN_ONE_PRODUCT),
+        ((32, 32), 28, 7, 1, Way.BUILT, Way.BUILT),
+        ((256, 256), 7, 5, 1, Way.FILTERED_IN_ONE_PRODUCT, Way.FILTERED_IN_ONE_PRODUCT),
+        ((128, 256), 14, 7, 2, Way.FILTERED, Way.FILTERED_IN_ONE_PRODUCT),
+    ),
+)
+def test_what_was_fastest_on_a_processor_is_planned_there(channels, side, size, stride, avx512, avx2, monkeypatch):
+    inputs, outputs = channels
+    images = torch.zeros(16, inputs, side, side).contiguous(memory_format=torch.channels_last)
+    for name, fastest in (("AVX512", avx512), ("AVX2", avx2)):
+        monkeypatch.setattr(plan, "machine", lambda device_type, name=name: plan.PROCESSORS[name])
+        shape = (outputs, inputs, size, size)
+        assert plan.way_for_all(5, images, shape, stride=stride, padding=size // 2) is fastest, name
 
 
 def test_filtering_is_planned_by_the_way_that_images_are_filtered(measured):
