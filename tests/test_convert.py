@@ -651,6 +651,25 @@ def test_cost_counts_shared_layers_shared_generators_and_contexts():
         cost(hyperize(nn.Conv2d(8, 8, 5), generator=SMALL, keep_function=True))
 
 
+@pytest.mark.parametrize(("contexts", "batches"), (((2,), (1, 2, 7)), ((4, 2), (4,))))
+def test_a_stateless_generator_runs_in_onnxruntime_with_any_context(contexts, batches, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")
+    torch.manual_seed(0)
+    generator = partial(CoordinateMLP, context_dim=2, norm="stateless")
+    layer = HyperConv2d(3, 4, 5, padding=2, generator=generator).eval()
+    file = tmp_path / "layer.onnx"
+    sizes = ({0: torch.export.Dim("batch")}, None) if len(batches) > 1 else None
+    arguments = (torch.randn(4, 3, 8, 8), torch.randn(contexts))
+    torch.onnx.export(layer, arguments, file, dynamo=True, dynamic_shapes=sizes, verbose=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    for size in batches:
+        images, context = torch.randn(size, 3, 8, 8), torch.randn(contexts)
+        (output,) = session.run(None, dict(zip(names, (images.numpy(), context.numpy()), strict=True)))
+        torch.testing.assert_close(torch.from_numpy(output), layer(images, context).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_baked_model_runs_in_onnxruntime_at_any_batch_size(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
     pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from operator import index
 from typing import Any, Literal, get_args
@@ -176,7 +175,6 @@ class Generator(nn.Module):
         return f"kernel_shape={self.kernel_shape}{context}"
 
 
-@lru_cache(maxsize=64)  # parametrised modules each have a class of their own
 def _is_no_older(kind: Any, method: str) -> bool:
     """Whether ``method`` is defined where `generate` and `forward` are, or in a subclass of that."""
     depths = {
