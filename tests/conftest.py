@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from hyperconv import plotting
 from hyperconv.data import digits as digits_module
 
 
@@ -89,3 +90,17 @@ def tolerance(factory) -> dict[str, float]:
         return {}
     coarse = 0.05 if factory["dtype"] == torch.bfloat16 else 1e-4
     return {"rtol": coarse, "atol": coarse}
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """Figures, as they are saved."""
+    figures = []
+    save = plotting.save
+
+    def saved(figure, path):
+        figures.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(plotting, "save", saved)
+    return figures

@@ -15,7 +15,7 @@ from hyperconv.data import Splits, batch_loader
 from hyperconv.data.folds import fold_of
 from hyperconv.experiments import results
 from hyperconv.experiments.declared import experiments
-from hyperconv.experiments.experiment import Arm, Experiment
+from hyperconv.experiments.experiment import Arm, Experiment, Figure
 from hyperconv.experiments.ode import RootOfMean
 from hyperconv.experiments.run import run as run_experiment
 from hyperconv.experiments.settings import Run
@@ -383,9 +383,11 @@ def test_grids_hold_options_too(tmp_path, declare, capsys):
     assert code == 0, err
     parameters = {row.settings: row.parameters for row in results.read(tmp_path / "tuning.csv")}
     assert parameters == {"epochs=1 width=3 batch_size=10": 43, "epochs=1 width=5 batch_size=10": 69}
+    code, _, err = run(capsys, *flags, "--accelerator", "cpu", "--width", "4")
+    assert code == 2 and "--width is among what --tune tries" in err
 
 
-def test_a_training_that_diverges_is_recorded_and_the_others_go_on(tmp_path, declare, capsys):
+def test_a_training_that_diverges_is_recorded_and_the_others_go_on(tmp_path, declare, drawn, capsys):
     def diverges():
         network = nn.Linear(8, 4)
         nn.init.constant_(network.weight, float("inf"))
@@ -398,9 +400,24 @@ def test_a_training_that_diverges_is_recorded_and_the_others_go_on(tmp_path, dec
     assert [(row.split, row.metric, row.value) for row in failed] == [("validation", "failed", 1.0)]
     assert ("linear", "RMSE") in figures(outcome.rows)
     assert "diverges, seed 0 failed: the training loss became nan" in capsys.readouterr().out
+    (curves,) = drawn
+    assert curves.axes[0].get_legend().get_texts()[0].get_text() == "linear"
+    assert "diverges" not in [line.get_label() for line in curves.axes[0].lines]
     flags = ("--experiment", "dictionaries", "--arms", "diverges", "--logs", str(tmp_path / "alone"))
     code, _, _ = run(capsys, *flags, "--out", str(tmp_path), "--accelerator", "cpu")
     assert code == 1
+
+
+def test_figures_are_kept_to_seven_digits_however_small(tmp_path, declare):
+    tiny = nn.Linear(8, 4)
+    declare(
+        replace(
+            DICTIONARIES,
+            arms={"linear": Arm(lambda: tiny)},
+            measure=lambda network, splits: [Figure("tiny", 1.23456789e-9)],
+        )
+    )
+    assert figures(trained(tmp_path, DICTIONARIES).rows)["linear", "tiny"] == 1.234568e-9
 
 
 def test_a_training_that_learns_nothing_counts_as_failed(tmp_path, declare, capsys):

@@ -237,3 +237,15 @@ def test_scripts_take_the_lowest_seed_of_a_run(tmp_path, capsys):
     pair(str(tmp_path / "run"))
     lines = capsys.readouterr().out.splitlines()
     assert [Path(line).parent.name for line in lines] == ["seed2", "seed2"]
+
+
+def test_arms_of_different_seeds_are_no_pair(tmp_path):
+    for arm, seed in (("hyper", 0), ("normal", 0)):
+        shutil.copytree(ROOT / "lightning_logs/mnist-fast" / arm, tmp_path / "run" / arm / f"seed{seed}")
+    path = tmp_path / "run/normal/seed0/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["hyper_parameters"]["seed"] = 1
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match="are of different seeds; name both checkpoints"):
+        pair(str(tmp_path / "run"))
+    assert pair(str(tmp_path / "run"), normal=str(path))["normal"].seed == 1

@@ -37,20 +37,6 @@ def trained(tmp_path_factory, digits_folder) -> Path:
     return run(Run(data=str(digits_folder), epochs=2, batch_size=64, name="small", **places), options).folder
 
 
-@pytest.fixture
-def drawn(monkeypatch) -> list:
-    """Figures, as they are saved."""
-    figures = []
-    save = plotting.save
-
-    def saved(figure, path):
-        figures.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(plotting, "save", saved)
-    return figures
-
-
 def test_noise_test_writes_curves_results_and_a_figure_of_the_run_that_it_names(
     tmp_path, trained, digits_folder, drawn, capsys
 ):
@@ -75,6 +61,28 @@ def test_noise_test_writes_curves_results_and_a_figure_of_the_run_that_it_names(
     assert set(panels) == {"salt-and-pepper", "gaussian", "speckle"}
     means = gaussian.groupby("amount")["accuracy"].mean()
     assert any(np.allclose(line.get_ydata(), means) for line in panels["gaussian"].lines if len(line.get_ydata()) == 20)
+
+
+def test_noise_test_refuses_results_that_it_could_not_add_to_before_it_measures(
+    tmp_path, trained, digits_folder, capsys
+):
+    (tmp_path / "results.csv").write_text("no,results\n1,2\n")
+    flags = ("--run", str(trained), "--data", str(digits_folder), "--out", str(tmp_path))
+    code, _, err = run_script(capsys, *NOISE, *flags)
+    assert code == 2 and "results.csv holds no results" in err
+    assert (tmp_path / "results.csv").read_text() == "no,results\n1,2\n"
+    assert not (tmp_path / "noise.csv").exists()
+
+
+def test_losses_beyond_drawing_are_left_out_and_names_are_no_formulas(tmp_path):
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,step,train_loss,val_loss\n0,0,1e308,\n0,1,2.0,\n0,1,,1e308\n1,2,1.5,\n1,3,1.0,\n1,3,,0.5\n"
+    )
+    losses = plotting.read_losses(tmp_path / "metrics.csv")
+    assert losses["train_loss"].dropna().tolist() == [2.0, 1.5, 1.0] and losses["val_loss"].dropna().tolist() == [0.5]
+    figure = plotting.training_curves({"costs $5_": losses}, "from $1 to $2_{")
+    plotting.save(figure, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size
 
 
 def test_bands_are_a_standard_deviation_over_draws():
