@@ -80,7 +80,7 @@ def test_losses_beyond_drawing_are_left_out_and_names_are_no_formulas(tmp_path):
     )
     losses = plotting.read_losses(tmp_path / "metrics.csv")
     assert losses["train_loss"].dropna().tolist() == [2.0, 1.5, 1.0] and losses["val_loss"].dropna().tolist() == [0.5]
-    figure = plotting.training_curves({"costs $5_": losses}, "from $1 to $2_{")
+    figure = plotting.training_curves({"costs $5_": losses}, "from $1_{ to $2")
     plotting.save(figure, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size
 
