@@ -57,6 +57,30 @@ def test_plain_trunks_are_run_as_one(runs):
     assert runs == [3]
 
 
+def test_kernels_of_other_shapes_scales_and_sizes_are_run_beside_each_other(runs):
+    torch.manual_seed(0)
+    hidden = {"generator": partial(CoordinateMLP, hidden=(6, 5))}
+    together = GeneratedTogether(
+        HyperConv2d(4, 4, 3, padding=1, **hidden),
+        HyperConv2d(4, 4, 3, padding=1, generator=partial(CoordinateMLP, hidden=(6, 5), init="hyperfan-in")),
+        HyperConv2d(4, 8, 3, padding=1, **hidden),
+        HyperConv2d(8, 4, 3, padding=1, stride=2, groups=2, **hidden),
+        HyperConv2d(4, 128, 3, padding=1, **hidden),
+        HyperConv2d(128, 512, 3, padding=1, **hidden),
+        HyperConv2d(512, 4, 3, padding=1, **hidden),
+    ).double()
+    assert_as_sequential(together)
+    assert runs == [7]
+
+
+def test_a_pruned_head_is_the_pruned_one():
+    together = network()
+    unchanged = together(images())
+    prune.l1_unstructured(together[1].generator, "head", 0.5)
+    assert_as_sequential(together)
+    assert not torch.equal(together(images()), unchanged)
+
+
 class Adapted(nn.Module):
     """A linear layer with a low-rank update beside it."""
 
@@ -131,18 +155,20 @@ def test_quantised_trunks_are_called_as_ever():
     torch.testing.assert_close(quantised(input), nn.Sequential(*quantised)(input))
 
 
-def test_weights_that_change_within_a_call_are_seen():
+@pytest.mark.parametrize("name", ("trunk.0.weight", "trunk.2.bias", "head", "scale", "mean"))
+def test_weights_that_change_within_a_call_are_seen(name):
     together = network()
+    nn.init.ones_(together[1].generator.mean)
 
     def scale(module, arguments):
         with torch.no_grad():
-            together[1].generator.trunk[0].weight.mul_(-3)
+            together[1].generator.get_parameter(name).mul_(-3)
 
     handle = together[1].register_forward_pre_hook(scale)
     apart = copy.deepcopy(together)
     with torch.no_grad():
         first = apart[0](images_once := images())
-        apart[1].generator.trunk[0].weight.mul_(-3)
+        apart[1].generator.get_parameter(name).mul_(-3)
         apart[1]._forward_pre_hooks.clear()
         expected = apart[2](apart[1](first))
         torch.testing.assert_close(together(images_once), expected)

@@ -3,7 +3,8 @@
 import copy
 import math
 import operator
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -34,6 +35,8 @@ Conditioning = Literal["concat", "film"]
 _FOURIER_WAVELENGTHS = (2, 4, 8, 16)
 _SIREN_FREQUENCY = 30.0
 _FEW_TAPS = 4
+# multiplications; to mix a kernel of fewer costs more in calls than in arithmetic
+_FEW_PRODUCTS = 2**21
 
 
 class CoordinateMLP(Generator):
@@ -269,6 +272,9 @@ class CoordinateMLP(Generator):
             raw = torch.matmul(self._features(positions, context), self.head).transpose(0, 1)
             standardized = self.running_norm(raw.flatten(1)).view_as(raw).transpose(0, 1)
             return (standardized * self.scale + self.mean) * self.kernel_std
+        computed = self._computed(positions)
+        if computed is not None and computed.kernels is not None:
+            return computed.kernels
         features, gain = self._features_and_gain(positions, context)
         offset = self.mean * self.kernel_std
         if features.dim() > 2:
@@ -284,31 +290,39 @@ class CoordinateMLP(Generator):
         """
         if self.norm == "none":
             return self._features(positions, context), self.scale * self.kernel_std
-        features, at_taps = self._normalized_features(positions, context)
+        computed = self._computed(positions)
+        if computed is not None:
+            return computed.features, self._gain(computed.features, self.head, self.scale)
+        features = self._features(positions, context)
+        own = positions is None and self.kernel_shape[2:] == self._reference_size
+        at_taps = features if own else self._features(kernel_grid(self._reference_size).to(self.grid), context)
+        features, at_taps = self._normalized(features, at_taps)
+        return features, self._gain(at_taps, self.head, self.scale)
+
+    def _computed(self, positions: Tensor | None) -> "_Computed | None":
+        computed = None if positions is not None or compiling() else _TOGETHER.get(self)
+        return computed if computed is not None and computed.stands_for(self) else None
+
+    def _gain(self, at_taps: Tensor, head: Tensor, scale: Tensor) -> Tensor:
+        """What to multiply kernels by, from features at the taps, ``(P, F)``; or of a batch of features.
+
+        Args:
+            head: ``(O, F, I)``, or one for each of the batch; ``scale`` likewise.
+        """
         unit = self.kernel_std**2
         # half precision cannot hold a variance in these units
-        wide, head = at_least_single(at_taps), at_least_single(self.head)
+        wide, head = at_least_single(at_taps), at_least_single(head)
         if wide.shape[-2] <= _FEW_TAPS:
             # what differs between few taps can be far smaller than the terms of the form, which would cancel
             variance = torch.matmul(wide.unsqueeze(-3), head).square().mean(dim=-2, keepdim=True) / unit
-            return features, self.scale * (variance + VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
+            return scale * (variance + VARIANCE_EPS / unit).rsqrt().to(scale.dtype)
         covariance = wide.mT @ wide / (wide.shape[-2] * unit)
         if covariance.dim() > 2:
             mixed = torch.matmul(covariance.unsqueeze(1), head)
         else:
             mixed = torch.bmm(covariance.expand(len(head), -1, -1), head)
         variance = (mixed * head).sum(dim=-2, keepdim=True).clamp_min(0)
-        return features, self.scale * (variance + VARIANCE_EPS / unit).rsqrt().to(self.scale.dtype)
-
-    def _normalized_features(self, positions: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`_normalized` features at the positions and at the taps."""
-        own = positions is None and self.kernel_shape[2:] == self._reference_size
-        computed = _TOGETHER.get(self) if own and not compiling() else None
-        if computed is not None and computed.stands_for(self):
-            return computed.features, computed.features
-        features = self._features(positions, context)
-        at_taps = features if own else self._features(kernel_grid(self._reference_size).to(self.grid), context)
-        return self._normalized(features, at_taps)
+        return scale * (variance + VARIANCE_EPS / unit).rsqrt().to(scale.dtype)
 
     def _normalized(self, features: Tensor, at_taps: Tensor) -> tuple[Tensor, Tensor]:
         """Features somewhere and at the taps, ``(..., P, F)``, centred over the taps and, if so asked, decorrelated."""
@@ -368,9 +382,10 @@ class _Sine(nn.Module):
 
 
 class _Computed(NamedTuple):
-    """Normalised features that were computed for one call, and what of."""
+    """What was computed for one call: normalised features, kernels that are small; and what of."""
 
     features: Tensor
+    kernels: Tensor | None
     weights: tuple[Tensor, ...]
     versions: tuple[int, ...]
     differentiable: bool
@@ -379,7 +394,7 @@ class _Computed(NamedTuple):
         """Whether the generator would compute the same now, and keep the same for its backward pass."""
         if (torch.is_grad_enabled() and not self.differentiable) or _saved_tensors_are_hooked():
             return False
-        weights = _linear_tensors(generator.trunk)
+        weights = _made_from(generator)
         same = len(weights) == len(self.weights) and all(map(operator.is_, weights, self.weights))
         return same and _versions(weights) == self.versions
 
@@ -388,7 +403,7 @@ _TOGETHER: PerCall[_Computed] = PerCall("features of trunks that were run togeth
 
 
 def features_together(generators: Sequence[CoordinateMLP]) -> dict[nn.Module, _Computed]:
-    """What `within_features` gives the generators, from trunks that are run as one, in a few batched products.
+    """What `within_features` gives the generators: features, and small kernels, from few batched products.
 
     Sixteen small trunks one after the other cost more in calls than in arithmetic.
 
@@ -404,16 +419,43 @@ def features_together(generators: Sequence[CoordinateMLP]) -> dict[nn.Module, _C
             biases = torch.stack([layer.bias for layer in layers])
             features = first.trunk[linear + 1](torch.baddbmm(biases.unsqueeze(1), features, weights.mT))
         features, _ = first._normalized(features, features)
+        features_of = dict(zip(generators, features.unbind(), strict=True))
+        kernels = _small_kernels(features_of)
     computed: dict[nn.Module, _Computed] = {}
-    for generator, own in zip(generators, features.unbind(), strict=True):
-        sources = tuple(_linear_tensors(generator.trunk))
-        computed[generator] = _Computed(own, sources, _versions(sources), torch.is_grad_enabled())
+    for generator, own in features_of.items():
+        sources = _made_from(generator)
+        computed[generator] = _Computed(
+            own, kernels.get(generator), sources, _versions(sources), torch.is_grad_enabled()
+        )
     return computed
+
+
+def _small_kernels(features: Mapping[CoordinateMLP, Tensor]) -> dict[CoordinateMLP, Tensor]:
+    """Those that are of one shape are mixed in one product."""
+    kinds: dict[Hashable, list[CoordinateMLP]] = defaultdict(list)
+    for generator in features:
+        if generator.head.numel() * len(generator.grid) <= _FEW_PRODUCTS:
+            kinds[generator.kernel_shape, generator.kernel_std].append(generator)
+    kernels: dict[CoordinateMLP, Tensor] = {}
+    for alike in kinds.values():
+        own = torch.stack([features[generator] for generator in alike])
+        head, scale, mean = (
+            torch.stack([getattr(generator, name) for generator in alike]) for name in ("head", "scale", "mean")
+        )
+        mixing = (head * alike[0]._gain(own, head, scale)).flatten(0, 1)
+        for_outputs = own.repeat_interleave(head.shape[1], dim=0)
+        mixed = torch.baddbmm((mean * alike[0].kernel_std).flatten(0, 1), for_outputs, mixing)
+        kernels.update(zip(alike, mixed.unflatten(0, head.shape[:2]).unbind(), strict=True))
+    return kernels
 
 
 def within_features(computed: dict[nn.Module, _Computed]) -> AbstractContextManager[None]:
     """Within the block, the thread that entered it takes the features that were computed."""
     return _TOGETHER.within(computed)
+
+
+def _made_from(generator: CoordinateMLP) -> tuple[Tensor, ...]:
+    return *_linear_tensors(generator.trunk), generator.head, generator.scale, generator.mean
 
 
 def _linear_tensors(layers: Iterable[nn.Module]) -> list[Tensor]:
