@@ -31,6 +31,7 @@ _BENCHMARKS = {
     "mlp": 4,
     "ode": 4,
     "local_filter": 4,
+    "per_patch": 4,
     "peers": 2,
     "time_to_accuracy": 17,
 }

@@ -351,7 +351,8 @@ class _HyperConv(_HyperConvNd):
             if plan.way_per_sample(parts, input, positions) is Way.CONTRACTED:
                 mixture = self.generator.mixture(context)
                 return functional.contracted_convolution(input, *mixture, bias, *geometry)
-            return functional.convolution_per_sample(input, self._kernel(context), bias, *geometry)
+            backend = plan.backend_per_sample(input, kernel_shape, self.groups)
+            return functional.convolution_per_sample(input, self._kernel(context), bias, *geometry, backend=backend)
         way = plan.way_for_all(parts, input, kernel_shape, *geometry)
         if way in (Way.FILTERED, Way.FILTERED_IN_ONE_PRODUCT):
             filters = self.generator.filter_mixture(context)

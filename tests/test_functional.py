@@ -3,6 +3,7 @@
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -220,6 +221,63 @@ def test_patches_see_their_neighbours():
             torch.testing.assert_close(output[batch][:, *tile], whole[:, *tile])
 
 
+NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def patch_reference(images, kernels, bias, groups, mode):
+    """Pixel after pixel: each one's surroundings times the kernel of its patch."""
+    batch, rows, columns, outputs, inputs, *size = kernels.shape
+    height, width = images.shape[2:]
+    padded = np.pad(images.numpy(), [(0, 0)] * 2 + [(each // 2,) * 2 for each in size], mode)
+    found = np.zeros((batch, outputs, height, width))
+    for sample, row, column in np.ndindex(batch, height, width):
+        place = row * rows // height, column * columns // width
+        around = padded[sample, :, row : row + size[0], column : column + size[1]]
+        own = kernels[sample][place].numpy().reshape(groups, outputs // groups, inputs, *size)
+        product = np.einsum("goihw,gihw->go", own, around.reshape(groups, inputs, *size)).ravel()
+        own_bias = 0 if bias is None else (bias if bias.dim() == 1 else bias[sample][place]).numpy()
+        found[sample, :, row, column] = product + own_bias
+    return torch.from_numpy(found)
+
+
+@pytest.mark.parametrize("mode", NUMPY_MODES)
+@pytest.mark.parametrize(("size", "groups"), [((1, 1), 1), ((3, 5), 2), ((5, 3), 4)])
+@pytest.mark.parametrize("backend", ("grouped", "unfold", "loop"))
+def test_a_kernel_a_patch_is_the_kernel_of_all_its_pixels(mode, size, groups, backend):
+    torch.manual_seed(0)
+    images = torch.randn(2, 4, 6, 9, dtype=torch.float64)
+    kernels = torch.randn(2, 2, 3, 8, 4 // groups, *size, dtype=torch.float64)
+    biases = torch.randn(2, 2, 3, 8, dtype=torch.float64)
+    for bias in (None, biases, biases[0, 0, 0]):
+        output = patch_convolution(images, kernels, bias, groups, padding_mode=mode, backend=backend)
+        torch.testing.assert_close(output, patch_reference(images, kernels, bias, groups, NUMPY_MODES[mode]))
+
+
+@pytest.mark.parametrize("mode", NUMPY_MODES)
+@pytest.mark.parametrize("backend", ("grouped", "unfold", "loop"))
+def test_gradients_of_a_kernel_a_patch(mode, backend):
+    torch.manual_seed(0)
+    shapes = (1, 2, 4, 2), (1, 2, 1, 2, 1, 3, 3), (1, 2, 1, 2)
+    leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def run(images, kernels, bias):
+        return patch_convolution(images, kernels, bias, 2, padding_mode=mode, backend=backend)
+
+    assert torch.autograd.gradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves)
+
+
+@pytest.mark.parametrize("batch", (0, 2))
+def test_patches_are_cut_with_their_surroundings_and_joined_again(batch):
+    images = torch.arange(batch * 3 * 6 * 8.0).view(batch, 3, 6, 8)
+    patches = functional.to_patches(images, 3, 2, (1, 2), "reflect")
+    assert patches.shape == (6 * batch, 3, 4, 8)
+    assert torch.equal(functional.from_patches(patches[:, :, 1:-1, 2:-2], 3, 2), images)
+    if batch:
+        extended = F.pad(images, (2, 2, 1, 1), mode="reflect")
+        assert torch.equal(patches[6 + 3], extended[1, :, 2:6, 4:12])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -286,6 +344,21 @@ def test_patches_see_their_neighbours():
         (lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 2, 2, 5, 2, 4, 3)), r"odd, got \(4, 3\)"),
         (lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 2, 2, 5, 3, 3, 3)), "do not fit an input"),
         (lambda z: patch_convolution(z(2, 8, 8), z(2, 2, 5, 3, 3, 3)), "needs an input"),
+        (
+            lambda z: patch_convolution(z(1, 4, 8, 8), z(1, 2, 2, 6, 3, 3, 3), groups=2),
+            "in 2 groups do not fit an input",
+        ),
+        (
+            lambda z: patch_convolution(z(1, 2, 1, 8), z(1, 1, 2, 5, 2, 3, 3), padding_mode="reflect"),
+            "reflect.* no 1x1 pixels beyond 1x8 ones",
+        ),
+        (
+            lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 2, 2, 5, 2, 3, 3), padding_mode="mirror"),
+            "one of zeros, reflect, replicate, circular; got .mirror",
+        ),
+        (lambda z: functional.to_patches(z(2, 8, 8), 2, 2), r"\(B, I, H, W\), got \(2, 8, 8\)"),
+        (lambda z: functional.to_patches(z(1, 2, 8, 8), 0, 2), "0x2 patches do not divide"),
+        (lambda z: functional.from_patches(z(5, 2, 4, 4), 2, 2), r"\(5, 2, 4, 4\) make no images of 2x2 patches"),
     ],
 )
 def test_bad_calls_name_the_numbers(call, message):
