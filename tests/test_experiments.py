@@ -63,8 +63,9 @@ def test_every_arm_takes_a_step_is_saved_loaded_evaluated_and_drawn(tmp_path, fe
     settings = Run(experiment=name, accelerator="cpu")
     training = Training(key, experiment, options, recipe, splits)
     rows = rows_of(training, settings, tmp_path / "results.csv", tmp_path)
-    assert {row.epochs for row in rows} == {1}
-    assert rows[0].operations > 0
+    trained = rows[0].parameters > 0
+    assert {row.epochs for row in rows} == {int(trained)}
+    assert (rows[0].operations > 0) == trained
     network = load_trained(tmp_path / "best.ckpt")
     measured = Measured(experiment.objective)
     with torch.no_grad():
@@ -73,6 +74,8 @@ def test_every_arm_takes_a_step_is_saved_loaded_evaluated_and_drawn(tmp_path, fe
     told = {(row.split, row.metric): row.value for row in rows if not row.at}
     for metric in experiment.objective.all_metrics:
         assert measured.figures()[metric.column] == pytest.approx(told["test", metric.name], rel=1e-4, abs=1e-5)
+    if not trained:
+        return
     curves = plotting.training_curves({arm: plotting.read_losses(tmp_path / "metrics.csv")}, name)
     (validation,) = (line for line in curves.axes[0].lines if line.get_label() == arm)
     assert validation.get_ydata() == pytest.approx([told["validation", "loss"]], rel=1e-4)

@@ -1,5 +1,6 @@
 """Every backend against the loop, and every operator against its definition."""
 
+import math
 from functools import partial
 from itertools import product
 
@@ -182,26 +183,111 @@ def test_decomposed_convolution_is_twice_differentiable(few):
     assert torch.autograd.gradgradcheck(run, inputs)
 
 
-def unfolded_filter(images, filters, size):
-    batch, channels, height, width = images.shape
-    patches = F.unfold(images, size, padding=(size[0] // 2, size[1] // 2))
-    patches = patches.view(batch, channels, -1, height, width)
-    return (patches * filters.unsqueeze(1)).sum(2)
+def unfolded_filter(images, filters, kernel, stride, dilation):
+    dims = len(kernel)
+    reaches = [each * (size - 1) for each, size in zip(dilation, kernel, strict=True)]
+    patches = F.pad(images, [edge for reach in reversed(reaches) for edge in (reach // 2, reach - reach // 2)])
+    for axis, reach in enumerate(reaches):
+        patches = patches.unfold(2 + axis, reach + 1, stride[axis])[..., :: dilation[axis]]
+    patches = patches.flatten(2 + dims).movedim(-1, 2)
+    groups = filters.shape[1] // patches.shape[2]
+    own = filters.unflatten(1, (groups, 1, -1))
+    return (patches.unflatten(1, (groups, -1)) * own).sum(3).flatten(1, 2)
 
 
-@pytest.mark.parametrize("size", ((1, 1), (3, 3), (5, 3), (9, 9)))
-def test_local_filter_is_its_definition_forward_and_backward(size):
+# sizes, kernel, stride, dilation, groups of 4 channels
+LOCAL_FILTERS = [
+    ((7,), (3,), (1,), (1,), 1),
+    ((7,), (4,), (2,), (3,), 4),
+    ((6, 5), (1, 1), (1, 1), (1, 1), 1),
+    ((4, 3), (3, 3), (1, 1), (1, 1), 2),
+    ((5, 4), (5, 2), (2, 3), (1, 2), 2),
+    ((3, 3, 2), (2, 1, 3), (1, 2, 1), (1, 1, 2), 2),
+]
+
+
+def local_filter_case(sizes, kernel, stride, dilation, groups, batch=2):
     torch.manual_seed(0)
-    images = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
-    filters = torch.randn(2, size[0] * size[1], 7, 6, dtype=torch.float64, requires_grad=True)
+    places = [math.ceil(size / step) for size, step in zip(sizes, stride, strict=True)]
+    images = torch.randn(batch, 4, *sizes, dtype=torch.float64, requires_grad=True)
+    filters = torch.randn(batch, groups * math.prod(kernel), *places, dtype=torch.float64, requires_grad=True)
+    return images, filters
+
+
+@pytest.mark.parametrize("case", [*LOCAL_FILTERS, ((12, 10), (9, 9), (1, 1), (1, 1), 1)])
+def test_local_filter_is_its_definition_forward_and_backward(case):
+    tensors, options = local_filter_case(*case), case[1:4]
     results = []
     for run in (local_filter, unfolded_filter):
-        output = run(images, filters, size)
-        results.append((output, *torch.autograd.grad(output.pow(2).sum(), (images, filters))))
+        output = run(*tensors, *options)
+        results.append((output, *torch.autograd.grad(output.pow(2).sum(), tensors)))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
-    if size == (3, 3):
-        assert torch.autograd.gradcheck(partial(local_filter, kernel_size=3), (images, filters))
+
+
+@pytest.mark.parametrize("case", LOCAL_FILTERS)
+def test_local_filter_is_differentiable_twice(case):
+    tensors = local_filter_case(*case, batch=1)
+    run = partial(local_filter, kernel_size=case[1], stride=case[2], dilation=case[3])
+    assert torch.autograd.gradcheck(run, tensors)
+    assert torch.autograd.gradgradcheck(run, tensors)
+
+
+@pytest.mark.parametrize("case", LOCAL_FILTERS)
+def test_the_same_local_filter_everywhere_is_a_convolution(case):
+    sizes, kernel, stride, dilation, groups = case
+    images, filters = (each.detach() for each in local_filter_case(*case))
+    shared = filters[:1, :, *(0,) * len(sizes)]
+    output = local_filter(images, shared[..., *(None,) * len(sizes)].expand_as(filters), *case[1:4])
+    weight = shared.view(groups, 1, *kernel).repeat_interleave(4 // groups, dim=0)
+    everywhere = CONVOLUTION[len(sizes)](images, weight, padding="same", dilation=dilation, groups=4)
+    torch.testing.assert_close(output, everywhere[(..., *(slice(None, None, step) for step in stride))])
+
+
+def test_local_filter_of_an_enlarged_image_is_carafe():
+    torch.manual_seed(0)
+    images, filters = torch.randn(2, 4, 3, 5), torch.randn(2, 2 * 9, 6, 10)
+    output = local_filter(F.interpolate(images, scale_factor=2.0), filters, 3, dilation=2)
+    padded = F.pad(images, (1, 1, 1, 1))
+    for row, column, channel in product(range(6), range(10), range(4)):
+        around = padded[:, channel, row // 2 : row // 2 + 3, column // 2 : column // 2 + 3].flatten(1)
+        own = filters.unflatten(1, (2, 9))[:, channel // 2, :, row, column]
+        torch.testing.assert_close(output[:, channel, row, column], (around * own).sum(1))
+
+
+def test_local_filter_within_torch_func_is_that_of_each():
+    torch.manual_seed(0)
+    images, filters = torch.randn(3, 2, 4, 5, 6), torch.randn(2, 18, 5, 6)
+    run = partial(local_filter, kernel_size=3)
+    each = torch.stack([run(own, filters) for own in images])
+    torch.testing.assert_close(torch.func.vmap(run, (0, None))(images, filters), each)
+
+    def of_filters(images, filters):
+        return torch.func.grad(lambda filters: run(images, filters).square().sum())(filters)
+
+    each = torch.stack([of_filters(own, filters) for own in images])
+    torch.testing.assert_close(torch.func.vmap(of_filters, (0, None))(images, filters), each)
+
+
+def test_local_filters_made_under_autocast_keep_the_type_of_the_image():
+    torch.manual_seed(0)
+    images = torch.randn(2, 4, 6, 6, requires_grad=True)
+    make = torch.nn.Conv2d(4, 9, 3, padding=1)
+    results = []
+    for mixed in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            filters = make(images)
+            output = local_filter(images, filters, 3)
+        assert filters.dtype == (torch.bfloat16 if mixed else torch.float32)
+        assert output.dtype == torch.float32
+        results.append((output, *torch.autograd.grad(output.square().mean(), (images, make.weight))))
+    for rounded, exact in zip(*results, strict=True):
+        torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.02)
+
+
+def test_local_filters_of_no_samples_or_positions():
+    assert local_filter(torch.zeros(0, 4, 5), torch.zeros(0, 6, 5), 3).shape == (0, 4, 5)
+    assert local_filter(torch.zeros(2, 4, 0, 3), torch.zeros(2, 9, 0, 2), 3, stride=2).shape == (2, 4, 0, 2)
 
 
 def test_patches_see_their_neighbours():
@@ -338,8 +424,15 @@ def test_patches_are_cut_with_their_surroundings_and_joined_again(batch):
         (lambda z: decomposed_convolution(z(2, 3, 8), z(5, 3), z(4, 5, 3), z(3)), r"\(3,\) for 4 output channels"),
         (lambda z: decomposed_convolution(z(2, 3, 8), z(5), z(4, 5, 3)), r"got \(5,\) and \(4, 5, 3\)"),
         (lambda z: decomposed_convolution(z(2, 3, 8), z(5, 3), z(4, 5, 2)), r"\(4, 5, 2\) do not fit .* \(2, 3, 8\)"),
-        (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 8), 4), r"must be odd, got \(4, 4\)"),
-        (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 7), 3), r"need filters \(2, 9, 8, 8\), got \(2, 9, 8, 7\)"),
+        (
+            lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 8), 4),
+            r"4x4 need filters \(2, 16, 8, 8\), .* \(2, 9, 8, 8\)",
+        ),
+        (lambda z: local_filter(z(2, 3, 8, 8), z(2, 18, 8, 8), 3), r"divide 3 channels, got \(2, 18, 8, 8\)"),
+        (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 8), 3, stride=2), r"need filters \(2, 9, 4, 4\)"),
+        (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 8), (3, 0)), r"1 or more, got \(3, 0\), \(1, 1\) and"),
+        (lambda z: local_filter(z(2, 3, 8), z(2, 9, 8, 8), 3), r"got \(2, 3, 8\) and \(2, 9, 8, 8\)"),
+        (lambda z: local_filter(z(2, 3, 8, 8), z(2, 9, 8, 7), 3), r"need filters \(2, 9, 8, 8\), .* \(2, 9, 8, 7\)"),
         (lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 3, 2, 5, 2, 3, 3)), "3x2 patches do not divide .* 8x8"),
         (lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 2, 2, 5, 2, 4, 3)), r"odd, got \(4, 3\)"),
         (lambda z: patch_convolution(z(1, 2, 8, 8), z(1, 2, 2, 5, 3, 3, 3)), "do not fit an input"),
