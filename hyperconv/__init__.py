@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .blocks import ResidualBlock
-from .convert import bake, cached, cost, hyperize, resize
+from .conditional import Conditional
+from .convert import bake, cached, conditional, cost, hyperize, resize
 from .coordinates import kernel_grid
 from .extras import needing
 from .functional import (
@@ -50,6 +51,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "ChunkedGenerator",
+    "Conditional",
     "CoordinateMLP",
     "DenseGenerator",
     "EmbeddingGenerator",
@@ -69,6 +71,7 @@ __all__ = [
     "TileNetwork",
     "bake",
     "cached",
+    "conditional",
     "contracted_convolution",
     "contracted_linear",
     "convolution",

@@ -5,10 +5,10 @@ import math
 import warnings
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from .calls import a_tensor_of
+from .conditional import Conditional
 from .extras import needing
-from .generators import CoordinateMLP, Generator, StartAtKernel
+from .generators import CoordinateMLP, DenseGenerator, Generator, StartAtKernel
 from .layers import (
     CACHED,
+    Bias,
     CachedKernel,
     HyperConv1d,
     HyperConv2d,
@@ -65,6 +68,11 @@ def spatial_convolutions(name: str, layer: nn.Module) -> bool:
     """
     if isinstance(layer, nn.Linear) or math.prod(cast(Any, layer).kernel_size) == 1:
         return False
+    return all_layers(name, layer)
+
+
+def all_layers(name: str, layer: nn.Module) -> bool:
+    """Whether a layer is one that `hyperize` can replace."""
     return isinstance(layer, LazyModuleMixin) or _obstacle(layer, _kind(layer, _HYPER)) is None
 
 
@@ -74,6 +82,7 @@ def hyperize(
     generator: Callable[..., Generator] = CoordinateMLP,
     keep_function: bool = False,
     inplace: bool = False,
+    bias_generator: Callable[..., Generator] | None = None,
 ) -> nn.Module:
     """Replace layers of a network by ones with generated kernels.
 
@@ -90,6 +99,7 @@ def hyperize(
         keep_function: start at the kernels that the network has, frozen, so that the result computes what the network
             computed; what is then learned is the generated difference.
         inplace: change the network itself instead of a copy.
+        bias_generator: for biases, likewise; by default they stay stored.
 
     Returns:
         The network; a new layer in its place if it is itself a layer that was selected.
@@ -120,8 +130,54 @@ def hyperize(
             if others := [place for owner, place in owners[layer.weight] if owner not in chosen]:
                 raise ValueError(f"its weight is also {', '.join(others)}, which is not replaced; select all or none")
             bias_is_shared = layer.bias is not None and len(owners[layer.bias]) > 1
-            twins[layer] = _hyper_twin(layer, generator, generators, keep_function, keep_function or bias_is_shared)
+            keep_bias = keep_function or bias_is_shared
+            twins[layer] = _hyper_twin(layer, generator, bias_generator, generators, keep_function, keep_bias)
     return _replace(network, twins)
+
+
+def conditional(
+    network: nn.Module,
+    context_dim: int,
+    hidden: Sequence[int] = (32, 32, 16),
+    select: Callable[[str, nn.Module], bool] = all_layers,
+    generator: Callable[..., Generator] = DenseGenerator,
+    keep_function: bool = False,
+) -> Conditional:
+    """Any network, told a context: kernels and biases of its layers become functions of it.
+
+    One trunk turns the context into features, which the generators of all layers read. The result is called as the
+    network is, plus ``context=``: ``(context_dim,)`` for one network for the batch, ``(B, context_dim)`` for one a
+    sample. What is not generated (normalisation, other layers) stays as it was. `bake` is the way back.
+
+    Args:
+        network: any; it is copied.
+        context_dim: width of the context.
+        hidden: widths of the trunk's layers.
+        select: as in `hyperize`; by default every layer that it can replace.
+        generator: given the kernel's shape, ``context_dim`` (the trunk's last width), ``device`` and ``dtype``.
+        keep_function: start at the weights that the network has, frozen, so that the result computes what the network
+            computed whatever the context; what is then learned is the generated difference.
+
+    Raises:
+        ValueError: as `hyperize`; or a network none of whose layers is selected, or hidden widths that are none.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
+    >>> told = conditional(net, context_dim=2)
+    >>> images = torch.randn(4, 3, 16, 16)
+    >>> told(images, context=torch.tensor([0.5, 0.1])).shape, told(images, context=torch.randn(4, 2)).shape
+    (torch.Size([4, 8, 12, 12]), torch.Size([4, 8, 12, 12]))
+    >>> type(bake(told, torch.tensor([0.5, 0.1]))[0]).__name__
+    'Conv2d'
+    """
+    if context_dim < 1 or not hidden or min(hidden) < 1:
+        raise ValueError(f"context_dim and hidden widths must be 1 or more, got {context_dim} and {tuple(hidden)}")
+    of_features, of_biases = (partial(each, context_dim=hidden[-1]) for each in (generator, DenseGenerator))
+    made = hyperize(network, select, of_features, keep_function, bias_generator=of_biases)
+    layers = [layer for _, layer in _hyper_layers(made)]
+    if not layers:
+        raise ValueError(f"no layer of this {type(network).__name__} is selected; nothing in it would know the context")
+    first = a_tensor_of(layers[0].generator)
+    return Conditional(made, context_dim, hidden, device=first.device, dtype=first.dtype)
 
 
 def bake(module: nn.Module, context: Tensor | None = None, check: Any = None) -> nn.Module:
@@ -152,6 +208,11 @@ def bake(module: nn.Module, context: Tensor | None = None, check: Any = None) ->
     """
     if context is not None and context.dim() != 1:
         raise ValueError(f"one network is baked for one context, (context_dim,); got {tuple(context.shape)}")
+    if isinstance(module, Conditional):
+        if context is None:
+            raise ValueError("a conditional network is baked for a context, got none")
+        with torch.no_grad():
+            return bake(module.network, module.features(context), check)
     network = _copy(module)
     parameters: dict[Generator, nn.Parameter] = {}
     twins: dict[nn.Module, nn.Module] = {}
@@ -186,6 +247,9 @@ def cached(module: nn.Module, context: Tensor | None = None) -> Iterator[nn.Modu
     ...     layer(torch.zeros(1, 3, 8, 8)).shape
     torch.Size([1, 8, 4, 4])
     """
+    if isinstance(module, Conditional) and context is not None:
+        with torch.no_grad():
+            context = module.features(context)
     with CACHED.within({layer: CachedKernel(layer, context) for _, layer in _hyper_layers(module)}):
         yield module
 
@@ -424,23 +488,29 @@ def _settings(layer: nn.Module) -> dict[str, Any]:
 def _hyper_twin(
     layer: Any,
     generator: Callable[..., Generator],
+    bias_generator: Callable[..., Generator] | None,
     generators: dict[nn.Parameter, Generator],
     keep_kernel: bool,
     keep_bias: bool,
 ) -> HyperLayer:
-    """A hyper layer for a plain one; ``generators`` holds those that were made, by the weights they stand for."""
+    """A hyper layer for a plain one; ``generators`` holds those that were made, by the parameters they stand for."""
 
-    def generator_of_weight(shape: tuple[int, ...], **factory: Any) -> Generator:
-        if layer.weight not in generators:
-            made = generator(shape, **factory)
+    def generator_of(shape: tuple[int, ...], **factory: Any) -> Generator:
+        # no weight has a single axis
+        make, stored = (generator, layer.weight) if len(shape) > 1 else (cast(Any, bias_generator), layer.bias)
+        if stored not in generators:
+            made = make(shape, **factory)
             if keep_kernel:
-                made = StartAtKernel(made, layer.weight, frozen=True)
-            generators[layer.weight] = made if layer.weight.requires_grad else made.requires_grad_(False)
-        return generators[layer.weight]
+                made = StartAtKernel(made, stored, frozen=True)
+            generators[stored] = made if stored.requires_grad else made.requires_grad_(False)
+        return generators[stored]
 
     factory: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     hyper = _HYPER[_kind(layer, _HYPER)]
-    twin = hyper(**_settings(layer), bias=layer.bias is not None, generator=generator_of_weight, **factory)
+    bias: Bias = layer.bias is not None and ("generated" if bias_generator else True)
+    twin = hyper(**_settings(layer), bias=bias, generator=generator_of, **factory)
+    if bias == "generated":
+        return twin
     if keep_bias:
         twin.bias = layer.bias
     elif twin.bias is not None:

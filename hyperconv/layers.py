@@ -88,7 +88,11 @@ class HyperLayer(nn.Module):
     Attributes:
         generator: computes ``weight``.
         bias_generator: computes the bias from the same context, where ``bias="generated"``; else None.
+        told: the context of calls that give none; `hyperconv.conditional` sets it.
+        bias: the stored one; a generated one is there where ``weight`` is, else None.
     """
+
+    told: Tensor | None = None
 
     def __init__(
         self,
@@ -109,9 +113,8 @@ class HyperLayer(nn.Module):
         self.bias_generator: Generator | None = None
         if bias == "generated":
             self.bias_generator = self._make_bias_generator(generator, out_channels, factory)
-            self.bias: nn.Parameter | None = None
         elif bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, **factory))
+            self.bias: Any = nn.Parameter(torch.empty(out_channels, **factory))
         else:
             self.register_parameter("bias", None)
         self._reset_bias()
@@ -139,7 +142,7 @@ class HyperLayer(nn.Module):
         self._reset_bias()
 
     def _reset_bias(self) -> None:
-        if self.bias is not None:
+        if self.bias_generator is None and self.bias is not None:
             bound = 3**0.5 * self._bias_std()
             nn.init.uniform_(self.bias, -bound, bound)
 
@@ -155,21 +158,32 @@ class HyperLayer(nn.Module):
         return self._weight()
 
     def _weight(self) -> Tensor:
-        if self.cached_kernel is None and self.generator.context_dim is not None:
+        if self.generator.context_dim is None or self.cached_kernel is not None:
+            return self._kernel(None)
+        if self.told is None or self.told.dim() > 1:
             raise AttributeError(
                 f"the weight of this {type(self).__name__} depends on a context of width "
-                f"{self.generator.context_dim}: ask layer.generator(context)"
+                f"{self.generator.context_dim}: ask layer.generator(context)",
+                obj=self,
             )
-        return self._kernel(None)
+        return self._kernel(self.told)
 
     def __getattr__(self, name: str) -> Any:
         # where a property raises AttributeError, torch says that there is no such property
-        return self._weight() if name == "weight" else super().__getattr__(name)
+        if name == "weight":
+            return self._weight()
+        if name == "bias" and self.bias_generator is not None:
+            return None if self.told is None and self.cached_kernel is None else self._bias(self.told)
+        return super().__getattr__(name)
 
     @property
     def cached_kernel(self) -> CachedKernel | None:
         """What `hyperconv.cached` has made for the thread that asks."""
         return CACHED.get(self)
+
+    def _context(self, context: Tensor | None) -> Tensor | None:
+        """That of the call, or what the layer was told."""
+        return self.told if context is None and self.generator.context_dim is not None else context
 
     def _kernel(self, context: Tensor | None) -> Tensor:
         cached = self.cached_kernel
@@ -339,6 +353,7 @@ class _HyperConv(_HyperConvNd):
         Raises:
             ValueError: a context that is missing, unwanted, of another width, or for another number of samples.
         """
+        context = self._context(context)
         per_sample = self._check_batch(input, context, self.dims + 2)
         padding: str | tuple[int, ...] = self.padding
         if self.padding_mode != "zeros":
@@ -416,6 +431,7 @@ class _HyperConvTranspose(_HyperConvNd):
             ValueError: a context that is missing, unwanted, of another width, or for another number of samples; an
                 output size out of reach.
         """
+        context = self._context(context)
         per_sample = self._check_batch(input, context, self.dims + 2)
         output_padding = self.output_padding
         if output_size is not None:
@@ -566,6 +582,7 @@ class HyperLinear(HyperLayer):
         Raises:
             ValueError: a context that is missing, unwanted, of another width, or for another number of samples.
         """
+        context = self._context(context)
         per_sample = self._check_batch(input, context, max(input.dim(), 2))
         bias = self._bias(context)
         if not per_sample:

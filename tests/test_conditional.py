@@ -1,0 +1,270 @@
+"""Networks that are told a context which their own ``forward`` does not know."""
+
+import copy
+import threading
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from hyperconv import Conditional, CoordinateMLP, DenseGenerator, LowRankGenerator, bake, cached, conditional
+from hyperconv.layers import HyperLayer
+
+LAYERS = {
+    "Conv1d": (lambda: nn.Conv1d(3, 4, 3, padding=1), (3, 8)),
+    "Conv2d": (lambda: nn.Conv2d(4, 6, (3, 2), stride=2, groups=2, padding_mode="reflect", padding=1), (4, 7, 8)),
+    "Conv3d": (lambda: nn.Conv3d(2, 3, 3, dilation=2), (2, 6, 7, 6)),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(3, 4, 3, stride=2), (3, 8)),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, output_padding=1), (4, 5, 4)),
+    "ConvTranspose3d": (lambda: nn.ConvTranspose3d(2, 3, 2, bias=False), (2, 4, 3, 4)),
+    "Linear": (lambda: nn.Linear(5, 4), (3, 5)),
+}
+
+
+class Net(nn.Module):
+    """Nested, with a layer that is used twice, a part that is checkpointed, and normalisation."""
+
+    def __init__(self, checkpointed: bool = False) -> None:
+        super().__init__()
+        self.checkpointed = checkpointed
+        self.first = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        self.twice = nn.Conv2d(6, 6, 3, padding=1)
+        self.alias = self.twice
+        self.part = nn.Sequential(nn.Conv2d(6, 6, 1), nn.Tanh(), nn.Dropout(0.2))
+        self.last = nn.Linear(6, 2)
+
+    def forward(self, images):
+        features = self.alias(self.twice(self.first(images)).relu())
+        features = checkpoint(self.part, features, use_reentrant=False) if self.checkpointed else self.part(features)
+        return self.last(features.mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def learned(network, **settings):
+    """A conditional network that is no longer what it started as."""
+    made = conditional(network, 2, **settings).to(next(network.parameters()).dtype)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+images = partial(torch.randn, 5, 3, 8, 8)
+
+
+@pytest.mark.parametrize("keep_function", (False, True))
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_are_those_of_functional_calls_a_sample(name, keep_function):
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    layer = make().double()
+    told = learned(layer, keep_function=keep_function)
+    inputs = torch.randn(4, *shape, dtype=torch.float64, requires_grad=True)
+    contexts = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+
+    def one_by_one():
+        outputs = []
+        for input, context in zip(inputs, contexts, strict=True):
+            features = told.features(context)
+            hyper = told.network
+            weights = {"weight": hyper.generator(features)}
+            if hyper.bias_generator is not None:
+                weights["bias"] = hyper.bias_generator(features)
+            outputs.append(torch.func.functional_call(layer, weights, (input.unsqueeze(0),)))
+        return torch.cat(outputs)
+
+    leaves = [inputs, contexts, *(each for each in told.parameters() if each.requires_grad)]
+    expected, output = one_by_one(), told(inputs, context=contexts)
+    torch.testing.assert_close(output, expected)
+    cotangent = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(output, leaves, cotangent), torch.autograd.grad(expected, leaves, cotangent), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("generator", (DenseGenerator, LowRankGenerator))
+def test_a_network_comes_back_as_it_went_in_and_as_it_has_learned(net, generator):
+    told = conditional(net, 2, keep_function=True, generator=generator)
+    input, contexts = images(), torch.randn(5, 2)
+    torch.testing.assert_close(told(input, context=contexts), net(input))
+    torch.testing.assert_close(told(input, context=contexts[0]), net(input))
+    told.train()
+    optimizer = torch.optim.Adam([each for each in told.parameters() if each.requires_grad], 2e-3)
+    target = contexts @ torch.randn(2, 2)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(told(input, context=contexts), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    told.eval()
+    outputs = told(input, context=contexts)
+    assert (outputs - net(input)).abs().max() > 0.01
+    for context, output in zip(contexts, outputs.unbind(), strict=True):
+        baked = bake(told, context, check=input)
+        assert list(baked.state_dict()) == list(net.state_dict())
+        assert not any(isinstance(part, HyperLayer) for part in baked.modules())
+        torch.testing.assert_close(
+            baked(input)[contexts.tolist().index(context.tolist())], output, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_one_trunk_serves_every_layer_and_what_is_not_generated_is_the_networks(net):
+    told = conditional(net, 3, hidden=(8, 4))
+    widths = {each.generator.context_dim for each in told.modules() if isinstance(each, HyperLayer)}
+    assert widths == {4}
+    features = told.features(torch.randn(6, 3))
+    torch.testing.assert_close(features.mean(dim=1), torch.zeros(6))
+    before = told.network.first[1].running_mean.clone()
+    told.train()(images(), context=torch.randn(5, 3))
+    assert not torch.equal(told.network.first[1].running_mean, before)
+    assert torch.equal(net.first[1].running_mean, torch.zeros(6))
+
+
+def test_kernels_start_at_the_scale_of_torch(net):
+    torch.manual_seed(0)
+    told = conditional(nn.Conv2d(16, 32, 3), 2)
+    features = told.features(torch.randn(400, 2))
+    kernels, biases = told.network.generator(features), told.network.bias_generator(features)
+    assert kernels.std().item() == pytest.approx((3 * 16 * 9) ** -0.5, rel=0.1)
+    assert biases.std().item() == pytest.approx((3 * 16 * 9) ** -0.5, rel=0.25)
+
+
+def test_parts_that_are_checkpointed_within_see_the_context_of_their_call():
+    torch.manual_seed(0)
+    told = learned(Net(checkpointed=True))
+    plain = copy.deepcopy(told)
+    plain.network.checkpointed = False
+    calls = [(images().requires_grad_(), torch.randn(2)), (images().requires_grad_(), torch.randn(5, 2))]
+    for each in (told, plain):
+        each.eval()
+
+    def gradients(network):
+        # both calls come before the backward pass
+        outputs = [network(input, context=context) for input, context in calls]
+        (outputs[0].sum() + 2 * outputs[1].square().sum()).backward()
+        return [parameter.grad for parameter in network.parameters()]
+
+    for ours, theirs in zip(gradients(told), gradients(plain), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_threads_are_told_a_context_each(net):
+    told = learned(net)
+    input, contexts = images(), torch.randn(4, 2)
+    expected = [told(input, context=context).detach() for context in contexts]
+    wrong = []
+
+    def serve(index):
+        for _ in range(40):
+            output = told(input, context=contexts[index])
+            output.sum().backward(inputs=list(told.trunk.parameters()))
+            if not torch.allclose(output, expected[index], atol=1e-5):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=serve, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert all(each.told is None for each in told.modules() if isinstance(each, HyperLayer))
+
+
+def test_hooks_copies_files_and_cached_kernels(net, tmp_path):
+    told = learned(net)
+    input, context = images(), torch.randn(2)
+    expected = told(input, context=context)
+    seen = []
+    told.network.twice.register_forward_hook(lambda module, arguments, output: seen.append(output.shape))
+    told.network.register_forward_hook(lambda module, arguments, output: 2 * output)
+    torch.testing.assert_close(told(input, context=context), 2 * expected)
+    assert len(seen) == 2
+    torch.testing.assert_close(copy.deepcopy(told)(input, context=context), 2 * expected)
+    other = conditional(net, 2)
+    torch.save(told.state_dict(), tmp_path / "told.pt")
+    other.load_state_dict(torch.load(tmp_path / "told.pt", weights_only=True))
+    torch.testing.assert_close(other(input, context=context), expected)
+    with torch.inference_mode(), cached(told, context):
+        torch.testing.assert_close(told(input), 2 * expected)
+
+
+def test_mixed_precision_rounds_what_is_computed_and_not_the_generators(net):
+    told = learned(net)
+    input, contexts = images(), torch.randn(5, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = told(input, context=contexts)
+    torch.testing.assert_close(output.float(), told(input, context=contexts), rtol=0.1, atol=0.1)
+
+
+def test_a_layer_whose_weight_others_read_knows_one_context_and_refuses_many():
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).eval()
+    told = learned(encoder, keep_function=True)
+    tokens, contexts = torch.randn(3, 5, 8), torch.randn(3, 2)
+    baked = bake(told, contexts[0])
+    torch.testing.assert_close(told(tokens, context=contexts[0]), baked(tokens), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"layer self_attn\.out_proj: the network reads its weight"):
+        told.train()(tokens, context=contexts)
+    others = learned(encoder, select=lambda name, layer: "linear" in name).train()
+    outputs = others(tokens, context=contexts)
+    for output, token, context in zip(outputs, tokens, contexts, strict=True):
+        torch.testing.assert_close(output, bake(others, context)(token[None])[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    (
+        ({"context_dim": 0}, "1 or more, got 0"),
+        ({"hidden": ()}, "hidden widths must be 1 or more"),
+        ({"select": lambda name, layer: False}, "no layer of this Net is selected"),
+        ({"generator": CoordinateMLP}, "last: "),
+    ),
+)
+def test_what_makes_no_conditional_network_is_refused(net, settings, message):
+    with pytest.raises(ValueError, match=message):
+        conditional(net, **{"context_dim": 2, **settings})
+
+
+def test_contexts_that_do_not_fit_are_refused_in_words(net):
+    told = conditional(net, 2)
+    with pytest.raises(ValueError, match=r"takes a context \(2,\) or \(B, 2\), got \(5, 3\)"):
+        told(images(), context=torch.randn(5, 3))
+    with pytest.raises(ValueError, match="4 contexts for 5 samples"):
+        told(images(), context=torch.randn(4, 2))
+    with pytest.raises(ValueError, match="needs a context"):
+        told(images())
+    with pytest.raises(ValueError, match="is baked for a context, got none"):
+        bake(told)
+
+
+@pytest.mark.slow
+def test_compiled_and_exported(net):
+    told = learned(net)
+    input, contexts = images(), torch.randn(5, 2, requires_grad=True)
+    expected = told(input, context=contexts)
+    (gradient,) = torch.autograd.grad(expected.sum(), contexts)
+    compiled = torch.compile(told, fullgraph=True)
+    output = compiled(input, context=contexts)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), contexts)[0], gradient, rtol=1e-4, atol=1e-5)
+    other = torch.randn(5, 2)
+    torch.testing.assert_close(compiled(input, context=other), told(input, context=other), rtol=1e-4, atol=1e-5)
+    batch = torch.export.Dim("batch")
+    sizes = {"inputs": ({0: batch},), "context": {0: batch}}
+    program = torch.export.export(told, (input,), {"context": contexts.detach()}, dynamic_shapes=sizes)
+    few, some = images()[:3], torch.randn(3, 2)
+    torch.testing.assert_close(program.module()(few, context=some), told(few, context=some), rtol=1e-4, atol=1e-5)
+    assert all(each.told is None for each in told.modules() if isinstance(each, HyperLayer))
+    assert isinstance(told, Conditional)
