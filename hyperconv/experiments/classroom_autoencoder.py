@@ -1,6 +1,5 @@
 """Autoencoders of digits around 16 numbers: convolutional ones, with generated and stored kernels, and perceptrons."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -151,7 +150,8 @@ def figure(networks: Networks, splits: Splits) -> "Drawing":
         label = f"{name}, {_error(autoencoder, splits):.4f}"
         rows.append(Row(label, *(autoencoder.decoder(each).numpy() for each in codes)))
         planes[name] = maps(autoencoder.encoder(test[:_MAPPED]))
-    shapes = {"x".join(map(str, network.encoder(shown).shape[1:])) for network in networks.values()}
+    arms = (autoencoders[name] for name in networks)
+    shapes = {"x".join(map(str, network.encoder(shown).shape[1:])) for network in arms}
     title = f"Autoencoders of digits ({splits.name}) around {_CODES} numbers ({', '.join(sorted(shapes))})"
     return latent_figure(planes, labels[:_MAPPED].numpy(), rows, title)
 

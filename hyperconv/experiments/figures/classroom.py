@@ -1,7 +1,7 @@
 """What autoencoders make of digits, and where they put them."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +36,8 @@ def latent_figure(
     kinds = list(next(iter(planes.values())))
     heights = [1.75 * len(kinds) + 0.3, 0.42 * len(rows) + 0.5]
     figure = plt.figure(figsize=(1.85 * len(planes) + 0.4, sum(heights) + 0.4), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    parts: Any = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = parts
     axes = above.subplots(len(kinds), len(planes), squeeze=False)
     for column, (name, maps) in zip(axes.T, planes.items(), strict=True):
         column[0].set_title(name)
