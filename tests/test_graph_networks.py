@@ -6,7 +6,7 @@ pytest.importorskip("torch_geometric", reason="needs the extra graphs: pip insta
 
 import torch.nn.functional as F
 from torch_geometric.data import Batch, Data
-from torch_geometric.nn import GCNConv
+from torch_geometric.nn import FiLMConv, GATConv, GCNConv
 
 from hyperconv import linear_per_sample
 from hyperconv.zoo.graph_hypernetwork import (
@@ -104,25 +104,60 @@ def by_the_equations(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_local_layer_is_what_the_equations_say_with_every_matrix_built(kind, features, rank):
     learned = features.startswith("hidden")
-    features = torch.randn(NODES, INPUTS, dtype=torch.double) if features == "hidden" else bag_of_words()
-    features.requires_grad_(learned)
-    layer = LocalConv(features.shape[1], OUTPUTS, kind, rank).double()
+    dense = torch.randn(NODES, INPUTS, dtype=torch.double) if features == "hidden" else bag_of_words()
+    given = dense.requires_grad_() if learned else dense.to_sparse_csr()
+    layer = LocalConv(dense.shape[1], OUTPUTS, kind, rank).double()
     direction = torch.randn(NODES, OUTPUTS, dtype=torch.double)
-    tensors = {"features": features, **dict(layer.named_parameters())} if learned else dict(layer.named_parameters())
+    tensors = {"features": dense, **dict(layer.named_parameters())} if learned else dict(layer.named_parameters())
     results = []
-    for forward in (layer, lambda *given: by_the_equations(layer, *given)):
-        output, distance = forward(features, EDGES)
+    for output, distance in (layer(given, EDGES), by_the_equations(layer, dense, EDGES)):
         gradients = torch.autograd.grad((output * direction).sum() + distance, list(tensors.values()))
         results.append({"output": output, "distance": distance, **dict(zip(tensors, gradients, strict=True))})
     for name, expected in results[1].items():
         torch.testing.assert_close(results[0][name], expected, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("compact", [False, True])
+def test_what_is_made_of_wanted_nodes_alone_is_what_is_made_of_them_among_all(kind, compact):
+    features = bag_of_words()
+    layer = LocalConv(features.shape[1], OUTPUTS, kind, rank=2).double()
+    wanted = torch.tensor([4, 1, 5])
+    everything, _ = layer(features, EDGES)
+    some, distance = layer(features.to_sparse_csr() if compact else features, EDGES, wanted)
+    torch.testing.assert_close(some[wanted], everything[wanted])
+    assert not some[[0, 2, 3]].any() and distance > 0
+
+
+@pytest.mark.parametrize("nodes", [[2], [4, 0], [5], list(range(NODES))])
+def test_a_classifier_computes_for_some_nodes_what_it_does_for_all(nodes):
+    layers = [LocalConv(40, 4, rank=2), LocalConv(4, 4, "gin"), LocalConv(4, OUTPUTS, "gat")]
+    network = NodeClassifier(layers, (40, 4, 4, OUTPUTS), norm=True, residual=True).double()
+    graph = Data(bag_of_words().to_sparse_csr(), EDGES)
+    everything, penalty = network(graph)
+    graph.nodes = torch.tensor(nodes)
+    some, of_some = network(graph)
+    torch.testing.assert_close(some, everything[nodes])
+    assert (of_some == penalty) == (len(nodes) == NODES)
+
+
+@pytest.mark.parametrize("layer", [GCNConv(40, OUTPUTS), GATConv(40, OUTPUTS), FiLMConv(40, OUTPUTS)])
+def test_layers_of_torch_geometric_take_compressed_rows(layer):
+    features = bag_of_words().float()
+    results = []
+    for given in (features, features.to_sparse_csr()):
+        output, distance = Stored(layer)(given, EDGES)
+        assert distance == 0
+        results.append([output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))])
+    for dense, compact in zip(*results, strict=True):
+        torch.testing.assert_close(compact, dense)
+
+
 def test_products_in_blocks_are_those_of_one_block(monkeypatch):
     monkeypatch.setattr("hyperconv.zoo.local_graph_network._BLOCK", 2 * INPUTS)
     given = [torch.randn(NODES, INPUTS, dtype=torch.double, requires_grad=True) for _ in range(3)]
     weight = torch.randn(INPUTS, OUTPUTS, dtype=torch.double, requires_grad=True)
-    edges = edges_of(EDGES, NODES, torch.double)
+    edges = edges_of(EDGES, NODES, dtype=torch.double)
     features, scale, shift = given
     built = weight * scale[edges.target, :, None] + shift[edges.target, :, None]
     expected = torch.einsum("ei,eio->eo", features[edges.source], built)

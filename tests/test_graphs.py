@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -8,6 +9,7 @@ pytest.importorskip("skimage", reason="needs the extra graphs: pip install hyper
 from helpers import run
 from writers import write_citations, write_tu, write_wiki
 
+from hyperconv import plotting
 from hyperconv.data import graphs as graphs_module
 from hyperconv.data import load_digits, node_graphs
 from hyperconv.data.graphs import collate, read_tu, superpixel_digits, superpixels, tu_graphs
@@ -16,7 +18,7 @@ from hyperconv.errors import InputError
 from hyperconv.experiments import graph_hyper, lgnn, results
 from hyperconv.experiments.declared import experiments
 from hyperconv.experiments.experiment import Experiment
-from hyperconv.experiments.graph_hyper import GraphHyperOptions
+from hyperconv.experiments.graph_hyper import GraphDepthOptions, GraphHyperOptions
 from hyperconv.experiments.lgnn import LgnnOptions
 from hyperconv.experiments.run import run as run_experiment
 from hyperconv.experiments.settings import Run
@@ -125,8 +127,10 @@ def test_citations_are_read_as_they_are_written(tmp_path):
     splits = citation_graph("Cora", str(write_citations(tmp_path / "Cora").parent))
     graph = splits.train[torch.tensor([0])]
     assert splits.name == "cora-other" and len(splits.train) == 10
-    assert graph.x.shape == (60, 1433) and torch.equal(graph.x.sum(1), torch.ones(60))
-    assert graph.x[8].nonzero().flatten().tolist() == [1, 11, 108]
+    features = graph.x.to_dense()
+    assert graph.x.layout == torch.sparse_csr and graph.x._nnz() == 180
+    assert features.shape == (60, 1433) and torch.equal(features.sum(1), torch.ones(60))
+    assert features[8].nonzero().flatten().tolist() == [1, 11, 108]
     assert torch.equal(graph.y, torch.arange(60) % 7)
     assert torch.equal(graph.nodes, torch.arange(30))
     assert torch.equal(splits.test[torch.tensor([0])].nodes, torch.arange(40, 60))
@@ -233,6 +237,7 @@ def test_data_that_cannot_be_downloaded_leave_nothing_and_a_line(tmp_path, monke
 def test_what_is_downloaded_is_kept_only_if_it_is_what_was_published(tmp_path, monkeypatch):
     made = citation_graph("Cora", str(write_citations(tmp_path / "made")))
     graph = made.train[torch.tensor([0])].clone()
+    graph.x = graph.x.to_dense()
     for role, split in (("train", made.train), ("val", made.validation), ("test", made.test)):
         mask = torch.zeros(60, dtype=torch.bool)
         mask[split[torch.tensor([0])].nodes] = True
@@ -246,7 +251,7 @@ def test_what_is_downloaded_is_kept_only_if_it_is_what_was_published(tmp_path, m
     kept = citation_graph("Cora")
     assert kept.name == "cora" and (tmp_path / "citations" / "cora.npz").is_file()
     assert torch.equal(kept.train[torch.tensor([0])].edge_index.sort().values, graph.edge_index.sort().values)
-    torch.testing.assert_close(kept.test[torch.tensor([0])].x, graph.x)
+    torch.testing.assert_close(kept.test[torch.tensor([0])].x.to_dense(), graph.x.to_dense())
 
 
 def test_half_of_a_digit_graphs_edges_are_rewired(digits_folder):
@@ -302,14 +307,26 @@ def test_every_arm_classifies_the_nodes_of_every_graph(sources, graph, tuned):
         assert (values["loss"] > own) if name.startswith("l") else True, name
 
 
-def test_tuned_arms_are_given_equal_grids_and_a_choice_from_them():
-    arms = adapted("lgnn", LgnnOptions(tuned=True)).arms
-    assert {len(combinations(arm)) for arm in arms.values()} == {27}
+@pytest.mark.parametrize("graph", lgnn.SIZES)
+def test_tuned_arms_are_given_equal_grids_and_a_choice_from_them(graph):
+    arms = adapted("lgnn", LgnnOptions(graph=graph, tuned=True)).arms
+    assert {len(combinations(arm)) for arm in arms.values()} == {8}
     for name, arm in arms.items():
         for setting, values in arm.grid.items():
-            assert getattr(lgnn.TUNED[name], setting) in values
-    told = adapted("lgnn", LgnnOptions(tuned=True, hidden=32, dropout=0.1, blocks="residual")).arms["gcn"].network()
-    assert told.norms[0].normalized_shape == (32,) and told.dropout.p == 0.1 and told.residuals is not None
+            assert getattr(lgnn.TUNED[graph][name], setting) in values
+    told = LgnnOptions(graph=graph, tuned=True, hidden=32, dropout=0.1, blocks="residual", film_penalty=0.5)
+    told_arms = adapted("lgnn", told).arms
+    network = told_arms["gcn"].network()
+    assert network.norms[0].normalized_shape == (32,) and network.dropout.p == 0.1 and network.residuals is not None
+    network = told_arms["lgcn"].network()
+    assert network.film_decay == network.film_distance == 0.5
+
+
+@pytest.mark.parametrize("graphs", graph_hyper.TASKS)
+def test_chosen_rates_are_of_the_grid(graphs):
+    for name, arm in adapted("graph-hyper", GraphHyperOptions(graphs=graphs)).arms.items():
+        assert arm.grid == {"learning_rate": graph_hyper.RATES}
+        assert arm.recipe.learning_rate in arm.grid["learning_rate"], name
 
 
 @pytest.mark.parametrize(
@@ -352,6 +369,22 @@ def test_folds_and_depth_are_told_in_results_and_checkpoints(tmp_path, sources, 
     network = load_trained(tmp_path / "rings" / "hyper" / "seed0" / "fold0" / "best.ckpt")
     assert len(network.layers) == 2
     assert results.read(tmp_path / "rings" / "results.csv") == rows
+
+
+def test_losses_of_every_seed_are_drawn_by_depth(tmp_path, sources, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plotting, "save", lambda figure, path: drawn.append((figure, path)))
+    places = {"logs": str(tmp_path), "out": str(tmp_path), "accelerator": "cpu"}
+    arms = ("hyper-2", "hyper-4", "gin-2")
+    settings = Run("graph-hyper-depth", arms=arms, data=sources["MUTAG"], epochs=2, seeds=(0, 1), **places)
+    rows = run_experiment(settings, GraphDepthOptions(graphs="MUTAG")).rows
+    assert {(row.arm, row.seed, row.fold) for row in rows} == {(arm, seed, None) for arm in arms for seed in (0, 1)}
+    ((figure, path),) = drawn
+    assert path.name == "graph-hyper-depth-graphs-MUTAG-epochs2.png"
+    assert [axis.get_title() for axis in figure.axes] == ["2 layers", "4 layers", "largest rise of it"]
+    assert [len(axis.lines) for axis in figure.axes[:2]] == [4, 2]
+    assert [len(points.get_xdata()) for points in figure.axes[2].lines] == [4, 2]
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("arm", experiments()["lgnn"].arms)

@@ -1,6 +1,7 @@
 """Graphs with nodes to classify: articles that cite one another, pages of a wiki, digits and their nearest.
 
-Needs the extra ``graphs``. All features are divided by their sum over the node.
+Needs the extra ``graphs``. All features are divided by their sum over the node; where most are zero, they come in
+compressed rows (``torch.sparse_csr``).
 """
 
 import hashlib
@@ -30,6 +31,8 @@ _ROLES = ("train", "validation", "test")
 _DIGITS = {"train": 1000, "validation": 500, "test": 500}
 _FEW = 20
 _FEW_VALIDATION, _FEW_TEST = 100, 1000
+# share of features that are not zero, below which only these are kept
+_FEW_FEATURES = 0.1
 _NEIGHBOURS = 5
 _SEED = 1
 _CITATIONS_FOLDER = LOCAL_FOLDER / "citations"
@@ -102,7 +105,8 @@ def node_splits(
         check(len(kept) > 0, f"none of the {len(part)} {role} nodes has a label")
     sums = np.abs(features).sum(axis=1, keepdims=True)
     normed = torch.from_numpy(features / np.where(sums == 0, 1, sums)).float()
-    graph = Data(normed, torch.from_numpy(edges).long(), y=torch.from_numpy(labels).long())
+    compact = normed.to_sparse_csr() if normed.count_nonzero() < _FEW_FEATURES * normed.numel() else normed
+    graph = Data(compact, torch.from_numpy(edges).long(), y=torch.from_numpy(labels).long())
     of_split = [torch.from_numpy(part).long() for part in labelled]
     train, validation, test = (OfNodes(graph, *given) for given in zip(of_split, (STEPS, 1, 1), strict=True))
     sizes = ", ".join(f"{len(part)} {role}" for role, part in zip(_ROLES, labelled, strict=True))

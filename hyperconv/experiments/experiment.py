@@ -11,9 +11,11 @@ from ..training import Recipe
 from ..training.objectives import CLASSIFICATION, Objective
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure as Drawing
 
 Networks = Mapping[str, nn.Module]
+Logs = Mapping[str, Sequence["pd.DataFrame"]]
 
 
 class Figure(NamedTuple):
@@ -82,6 +84,8 @@ class Experiment:
         failed_at: a training whose headline figure on validation data is no better has failed; None: none has.
         measure: further test figures of a trained arm.
         figure: of all trained arms; None for their training curves.
+        curves: in place of it, a figure of the rows of ``metrics.csv`` that each of an arm's trainings left, those that
+            failed too; called with a title as well.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Experiment:
     failed_at: float | None = None
     measure: Callable[[nn.Module, Splits], Sequence[Figure]] = lambda network, splits: ()
     figure: Callable[[Networks, Splits], "Drawing"] | None = None
+    curves: Callable[[Logs, str], "Drawing"] | None = None
 
     def with_options(self, options: Any) -> "Experiment":
         """The experiment as ``options``, an instance of its own or None, make it."""

@@ -3,12 +3,14 @@
 import math
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import nn
@@ -160,20 +162,33 @@ def operations_a_sample(network: nn.Module, objective: Objective, batches: Itera
 
 
 def _draw(asked: Asked, folder: Path, rows: list[Result]) -> None:
-    """The figure of the first seed and fold, where these did not fail."""
+    """The figure of the first seed and fold, where these did not fail; or that of all trainings' logs."""
     experiment, settings, splits = asked.experiment, asked.settings, asked.splits(asked.folds[0])
+    title = f"{experiment.name} ({splits.name})"
     first = settings.all_seeds[0], asked.folds[0]
     failed = {row.training for row in rows if row.metric == FAILED}
     good = [row for row in rows if (row.seed, row.fold) == first and row.training not in failed]
     if experiment.figure is None:
         good = [row for row in good if row.parameters]
     places = {row.arm: place_of(folder, settings, row.arm, *first) for row in good}
-    if not places:
+    if experiment.curves:
+        figure = experiment.curves(_logs(folder, settings, rows), title)
+    elif not places:
         return
-    if experiment.figure:
+    elif experiment.figure:
         figure = experiment.figure({arm: load_trained(place / BEST) for arm, place in places.items()}, splits)
     else:
         logs = {arm: plotting.read_losses(place / METRICS) for arm, place in places.items()}
-        figure = plotting.training_curves(logs, f"{experiment.name} ({splits.name})", experiment.objective.loss)
+        figure = plotting.training_curves(logs, title, experiment.objective.loss)
     ending = "-mnist5k" if splits.name == "mnist5k" else ""
     plotting.save(figure, Path(settings.out) / f"{file_name(settings, asked.options)}{ending}.png")
+
+
+def _logs(folder: Path, settings: Run, rows: list[Result]) -> dict[str, list[pd.DataFrame]]:
+    """By arm, of every training that logged losses."""
+    logs: dict[str, list[pd.DataFrame]] = {}
+    for training in dict.fromkeys(row.training for row in rows):
+        place = place_of(folder, settings, training.arm, training.seed or 0, training.fold)
+        with suppress(InputError):
+            logs.setdefault(training.arm, []).append(plotting.read_losses(place / METRICS))
+    return logs

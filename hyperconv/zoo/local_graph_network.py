@@ -17,6 +17,8 @@ GCN: w_uv = a_uv. GAT: w_uv is attention on y_uv. GIN: the mean over v's edges, 
 scaled and moved for every node as W is, h_u W_v + b passes an ELU, and there is no b'.
 
 Unlike the code, no element of a W_v is dropped, since no W_v is built, and a network's last layer is linear.
+
+Features are dense, or in compressed rows (``torch.sparse_csr``) where most are zero, such as bags of words.
 """
 
 from collections.abc import Sequence
@@ -36,75 +38,84 @@ with needing("graphs", __name__):
     from torch_geometric.utils import scatter, softmax
 
 Kind = Literal["gcn", "gat", "gin"]
-# numbers of a block of edges: what is computed of them stays in a CPU's cache
+# numbers of a block: what is computed of them stays in a CPU's cache
 _BLOCK = 1 << 18
-# a look-up costs as much as so many products
-_SPARSE = 0.06
 # of the code's leaky ReLUs
 _SLOPE = 0.2
 
 
 class Edges(NamedTuple):
-    """Edges with one from every node to itself.
+    """Edges to the nodes that are wanted, with one from each of these to itself.
 
     Attributes:
-        source, target: ``(E,)``.
+        source: ``(E,)``, nodes.
+        target: ``(E,)``, places in ``wanted``.
         weight: ``(E,)``, 1 / sqrt(degree of source, degree of target).
-        nodes: how many.
+        wanted: ``(M,)``, nodes.
     """
 
     source: Tensor
     target: Tensor
     weight: Tensor
-    nodes: int
+    wanted: Tensor
 
     def sum(self, messages: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Messages ``(E, F)`` times weights, its own or others ``(E,)``, summed over the edges to each node."""
+        """Messages ``(E, F)`` times weights, its own or others ``(E,)``, summed to ``(M, F)``."""
         weight = self.weight if weight is None else weight
-        return scatter(messages * weight.unsqueeze(1), self.target, dim_size=self.nodes)
+        return scatter(messages * weight.unsqueeze(1), self.target, dim_size=len(self.wanted))
 
 
-def edges_of(edge_index: Tensor, nodes: int, dtype: torch.dtype = torch.float32) -> Edges:
+def edges_of(
+    edge_index: Tensor, nodes: int, wanted: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Edges:
     """Edges ``(2, E)`` from first to second row with one from every node to itself, those that are there counted once.
+
+    Args:
+        wanted: nodes whose edges are kept; None for all.
 
     >>> edges_of(torch.tensor([[0], [1]]), 2).source.tolist()
     [0, 0, 1]
+    >>> edges_of(torch.tensor([[0], [1]]), 2, wanted=torch.tensor([1])).source.tolist()
+    [0, 1]
     """
-    edge_index, weight = gcn_norm(edge_index, None, nodes, dtype=dtype)
-    return Edges(edge_index[0], edge_index[1], weight, nodes)
+    (source, target), weight = gcn_norm(edge_index, None, nodes, dtype=dtype)
+    if wanted is None:
+        return Edges(source, target, weight, torch.arange(nodes, device=source.device))
+    place = torch.full((nodes,), -1, device=source.device)
+    place[wanted] = torch.arange(len(wanted), device=source.device)
+    target = place[target]
+    kept = target >= 0
+    return Edges(source[kept], target[kept], weight[kept], wanted)
 
 
 def localised_products(features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, edges: Edges) -> Tensor:
     """``h_u W_v`` for every edge from u to v, without any W_v: ``(h_u * a_v) W + (h_u . b_v) 1``.
 
-    Data with few features that are not zero, such as bags of words, are looked up one by one; others go through in
-    blocks of edges, which are computed anew for gradients. Either way, no ``(E, I)`` is ever in memory.
+    Features in compressed rows are looked up one by one; dense ones go through in blocks of edges, which are computed
+    anew for gradients. Either way, no ``(E, I)`` is ever in memory.
 
     Args:
-        features: h, ``(N, I)``.
-        scale: a, ``(N, I)``.
-        shift: b, ``(N, I)``.
+        features: h, ``(N, I)``; those in compressed rows are data, which get no gradient.
+        scale: a, ``(M, I)``, of the nodes that are wanted.
+        shift: b, ``(M, I)``.
         weight: W, ``(I, O)``.
 
     Returns:
         ``(E, O)``.
     """
-    # a feature that is zero and not looked up gets no gradient, which data need not
-    if not features.requires_grad and 0 < features.count_nonzero() < _SPARSE * features.numel():
+    if features.layout == torch.sparse_csr:
         return _looked_up(features, scale, shift, weight, edges)
     return _InBlocks.apply(features, scale, shift, weight, edges.source, edges.target)
 
 
 def _looked_up(features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, edges: Edges) -> Tensor:
-    node, feature = features.nonzero(as_tuple=True)
-    held = node.bincount(minlength=len(features))
-    first = held.cumsum(0) - held
+    first = features.crow_indices()
     # for each edge, the features that its source holds
-    count = held[edges.source]
+    count = first.diff()[edges.source]
     start = count.cumsum(0) - count
     edge = torch.arange(len(count), device=count.device).repeat_interleave(count)
     at = torch.arange(len(edge), device=edge.device) + (first[edges.source] - start)[edge]
-    value, feature = features[node, feature][at], feature[at]
+    feature, value = features.col_indices()[at], features.values()[at]
     place = edges.target[edge] * features.shape[1] + feature
     scaled = value * scale.flatten().index_select(0, place)
     moved = value * shift.flatten().index_select(0, place)
@@ -119,7 +130,7 @@ class _InBlocks(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(features, scale, shift, weight, source, target)
         products = features.new_empty(len(source), weight.shape[1])
-        for block in _blocks(source, features.shape[1]):
+        for block in _blocks(len(source), features.shape[1]):
             rows = features[source[block]]
             products[block] = (rows * scale[target[block]]) @ weight
             products[block] += (rows * shift[target[block]]).sum(dim=1, keepdim=True)
@@ -132,7 +143,7 @@ class _InBlocks(torch.autograd.Function):
         into = [torch.zeros_like(tensor) for tensor in (features, scale, shift, weight)]
         of_features, of_scale, of_shift, of_weight = into
         totals = gradient.sum(dim=1, keepdim=True)
-        for block in _blocks(source, features.shape[1]):
+        for block in _blocks(len(source), features.shape[1]):
             u, v = source[block], target[block]
             rows, scales, total = features[u], scale[v], totals[block]
             through = gradient[block] @ weight.T
@@ -144,9 +155,17 @@ class _InBlocks(torch.autograd.Function):
         return *into, None, None
 
 
-def _blocks(source: Tensor, width: int) -> list[slice]:
-    edges = max(1, _BLOCK // width)
-    return [slice(start, start + edges) for start in range(0, len(source), edges)]
+def _blocks(count: int, width: int) -> list[slice]:
+    rows = max(1, _BLOCK // width)
+    return [slice(start, start + rows) for start in range(0, count, rows)]
+
+
+class Film(NamedTuple):
+    """Scales and shifts ``(*, outputs)``, and how far they are from 1 and 0: means of squares, summed."""
+
+    scale: Tensor
+    shift: Tensor
+    distance: Tensor
 
 
 class Films(nn.Module):
@@ -157,9 +176,9 @@ class Films(nn.Module):
         outputs: numbers in a scale.
         rank: that M and M' are factored through, if at all.
 
-    >>> scale, shift = Films(5, 3).of(torch.zeros(2, 6))
-    >>> scale.shape, shift.unique().tolist()
-    (torch.Size([2, 3]), [0.0])
+    >>> film = Films(5, 3).of(torch.zeros(2, 6))
+    >>> film.scale.shape, film.shift.unique().tolist(), film.distance.item()
+    (torch.Size([2, 3]), [0.0], 0.0)
     """
 
     def __init__(self, inputs: int, outputs: int, rank: int | None = None) -> None:
@@ -174,12 +193,50 @@ class Films(nn.Module):
         """``x`` to the linear part of both, ``(*, 2 rank or 2 outputs)``, which sums over edges may follow."""
         return self.inward(input)
 
-    def of(self, linear: Tensor) -> tuple[Tensor, Tensor]:
-        """That part, summed or not, to scale and shift, each ``(*, outputs)``."""
+    def of(self, linear: Tensor) -> Film:
+        """What the linear part, summed or not, makes."""
         scale, shift = linear.chunk(2, dim=-1)
         if self.outward is not None:
-            scale, shift = self.outward[0](scale), self.outward[1](shift)
-        return F.leaky_relu(scale, _SLOPE) + 1, F.leaky_relu(shift, _SLOPE)
+            (scale, of_scale), (shift, of_shift) = (
+                _LeakyProducts.apply(part, layer.weight, near)
+                for part, layer, near in zip((scale, shift), self.outward, (1.0, 0.0), strict=True)
+            )
+            return Film(scale, shift, of_scale + of_shift)
+        scale, shift = F.leaky_relu(scale, _SLOPE), F.leaky_relu(shift, _SLOPE)
+        return Film(scale + 1, shift, _mean_square(scale) + _mean_square(shift))
+
+
+class _LeakyProducts(torch.autograd.Function):
+    """``LeakyReLU(x W^T) + constant`` and the mean square of the first term, in blocks that stay in a CPU's cache."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, constant: float) -> tuple[Tensor, Tensor]:
+        values = input.new_empty(len(input), len(weight))
+        squares = input.new_zeros(())
+        for block in _blocks(*values.shape):
+            rows = F.leaky_relu_(input[block] @ weight.T, _SLOPE)
+            squares += rows.flatten().dot(rows.flatten())
+            values[block] = rows + constant
+        ctx.save_for_backward(input, weight, values)
+        ctx.constant = constant
+        return values, squares / max(1, values.numel())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_values: Tensor, of_mean: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, values = ctx.saved_tensors
+        of_input, of_weight = torch.empty_like(input), torch.zeros_like(weight)
+        for block in _blocks(*values.shape):
+            rows = values[block] - ctx.constant
+            gradient = torch.addcmul(of_values[block], rows, 2 * of_mean / values.numel())
+            gradient = torch.ops.aten.leaky_relu_backward(gradient, rows, _SLOPE, True)
+            of_input[block] = gradient @ weight
+            of_weight += gradient.T @ input[block]
+        return of_input, of_weight, None
+
+
+def _mean_square(values: Tensor) -> Tensor:
+    return values.square().sum() / max(1, values.numel())
 
 
 class LocalConv(nn.Module):
@@ -212,53 +269,53 @@ class LocalConv(nn.Module):
         self.last_bias = None if kind == "gin" else nn.Parameter(nn.init.uniform_(torch.empty(outputs), -0.01, 0.01))
         self.attention = nn.Linear(outputs, 2) if kind == "gat" else None
 
-    def forward(self, features: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, edge_index: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One layer.
 
         Args:
             features: ``(N, inputs)``.
             edge_index: ``(2, E)``, messages go from the first row's nodes to the second's.
+            wanted: the nodes whose features are made; None for all.
 
         Returns:
-            ``(N, outputs)``, and how far the films are from 1 and 0: means of squares, summed.
+            ``(N, outputs)``, zeros for nodes that are not wanted; and the films' distance.
         """
-        edges = edges_of(edge_index, len(features), features.dtype)
+        edges = edges_of(edge_index, len(features), wanted, features.dtype)
         # sums over edges are linear: s_v M = sum_u a_uv (h_u M), of far fewer numbers than s_v
-        scale, shift = self.node_films.of(edges.sum(self.node_films(features)[edges.source]))
-        messages = localised_products(features, scale, shift, self.weight, edges) + self._bias(features, edges)
+        films = self.node_films.of(edges.sum(self.node_films(features)[edges.source]))
+        messages = localised_products(features, films.scale, films.shift, self.weight, edges)
+        messages = messages + self._bias(features, edges)
         if self.kind == "gin":
             messages = F.elu(messages)
-        linear = self.target_films(features)[edges.target] + self.source_films(features)[edges.source]
-        edge_scale, edge_shift = self.target_films.of(linear)
-        messages = messages * edge_scale + edge_shift
+        of_targets = self.target_films(features)[edges.wanted][edges.target]
+        of_edges = self.target_films.of(of_targets + self.source_films(features)[edges.source])
+        messages = messages * of_edges.scale + of_edges.shift
         output = edges.sum(self.dropout(messages), self._weights(messages, edges))
         if self.last_bias is not None:
             output = output + self.last_bias
-        of_nodes = _mean_square(scale - 1) + _mean_square(shift)
-        return output, of_nodes + _mean_square(edge_scale - 1) + _mean_square(edge_shift)
+        if wanted is not None:
+            output = output.new_zeros(len(features), output.shape[1]).index_copy(0, wanted, output)
+        return output, films.distance + of_edges.distance
 
     def _bias(self, features: Tensor, edges: Edges) -> Tensor:
         if self.bias_films is None:
             return self.bias
-        scale, shift = self.bias_films.of(edges.sum(self.bias_films(features)[edges.source]))
-        return (self.bias * scale + shift)[edges.target]
+        films = self.bias_films.of(edges.sum(self.bias_films(features)[edges.source]))
+        return (self.bias * films.scale + films.shift)[edges.target]
 
     def _weights(self, messages: Tensor, edges: Edges) -> Tensor:
         """Those of equation (4), ``(E,)``."""
         if self.kind == "gcn":
             return edges.weight
-        own = edges.source == edges.target
+        own = edges.source == edges.wanted[edges.target]
+        count = len(edges.wanted)
         if self.attention is None:
             twice = 1 + own.to(messages.dtype)
-            return twice / scatter(twice, edges.target, dim_size=edges.nodes)[edges.target]
+            return twice / scatter(twice, edges.target, dim_size=count)[edges.target]
         of_target, of_source = self.attention(messages).unbind(dim=1)
-        of_target = scatter(of_target[own], edges.target[own], dim_size=edges.nodes)[edges.target]
+        of_target = scatter(of_target[own], edges.target[own], dim_size=count)[edges.target]
         scores = F.leaky_relu(of_target + of_source, _SLOPE)
-        return self.dropout(softmax(scores, edges.target, num_nodes=edges.nodes))
-
-
-def _mean_square(values: Tensor) -> Tensor:
-    return values.square().sum() / max(1, values.numel())
+        return self.dropout(softmax(scores, edges.target, num_nodes=count))
 
 
 class Heads(nn.Module):
@@ -272,8 +329,8 @@ class Heads(nn.Module):
         super().__init__()
         self.heads = nn.ModuleList(heads)
 
-    def forward(self, features: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        outputs, distances = zip(*(head(features, edge_index) for head in self.heads), strict=True)
+    def forward(self, features: Tensor, edge_index: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        outputs, distances = zip(*(head(features, edge_index, wanted) for head in self.heads), strict=True)
         return torch.cat(outputs, dim=1), torch.stack(distances).sum()
 
 
@@ -284,15 +341,16 @@ class Stored(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, features: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        return self.layer(features, edge_index), features.new_zeros(())
+    def forward(self, features: Tensor, edge_index: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        output = self.layer(features, edge_index)
+        return output, output.new_zeros(())
 
 
 class NodeClassifier(nn.Module):
     """Nodes to classes: dropout, a layer and, but for the last, layer norm and ELU, as often as there are layers.
 
     Args:
-        layers: from ``(features, edge_index)`` to the next features and a distance, as `LocalConv`.
+        layers: from ``(features, edge_index, wanted)`` to the next features and a distance, as `LocalConv`.
         widths: of the features before, between and after the layers.
         dropout: of each layer's inputs.
         norm: whether there are layer norms.
@@ -325,11 +383,15 @@ class NodeClassifier(nn.Module):
         self.film_distance = film_distance
 
     def forward(self, graph: Data) -> tuple[Tensor, Tensor]:
-        """A graph of N nodes to logits ``(N, classes)``, and the penalty of the paper's loss, a number."""
+        """A graph to logits ``(M, classes)`` of ``graph.nodes``, or of all where it names none; and a penalty.
+
+        What these nodes do not need is not computed, and the penalty is of what is.
+        """
         features, distances = graph.x, []
-        for number, layer in enumerate(self.layers):
-            dropped = self.dropout(features)
-            features, distance = layer(dropped, graph.edge_index)
+        wanted = _wanted(graph, len(self.layers))
+        for number, (layer, nodes) in enumerate(zip(self.layers, wanted, strict=True)):
+            dropped = self._dropped(features)
+            features, distance = layer(dropped, graph.edge_index, nodes)
             distances.append(distance)
             if self.residuals is not None:
                 features = features + self.residuals[number](dropped)
@@ -337,4 +399,25 @@ class NodeClassifier(nn.Module):
                 features = F.elu(self.norms[number](features))
         films = (each for each in self.modules() if isinstance(each, Films))
         squares = (weight.square().sum() for each in films for weight in each.parameters())
-        return features, self.film_decay / 2 * sum(squares) + self.film_distance * sum(distances)
+        penalty = self.film_decay / 2 * sum(squares) + self.film_distance * sum(distances)
+        return features if wanted[-1] is None else features[wanted[-1]], penalty
+
+    def _dropped(self, features: Tensor) -> Tensor:
+        if features.layout != torch.sparse_csr:
+            return self.dropout(features)
+        rows, columns, values = features.crow_indices(), features.col_indices(), self.dropout(features.values())
+        return torch.sparse_csr_tensor(rows, columns, values, features.shape, check_invariants=False)
+
+
+def _wanted(graph: Data, layers: int) -> list[Tensor | None]:
+    """For each layer, the nodes that ``graph.nodes`` need of it; None where the graph names no nodes."""
+    if "nodes" not in graph:
+        return [None] * layers
+    source, target = graph.edge_index
+    wanted = [graph.nodes]
+    for _ in range(layers - 1):
+        needed = torch.zeros(len(graph.x), dtype=torch.bool, device=source.device)
+        needed[wanted[0]] = True
+        needed[source[needed[target]]] = True
+        wanted.insert(0, needed.nonzero().flatten())
+    return list(wanted)
