@@ -6,7 +6,7 @@ pytest.importorskip("torch_geometric", reason="needs the extra graphs: pip insta
 
 import torch.nn.functional as F
 from torch_geometric.data import Batch, Data
-from torch_geometric.nn import FiLMConv, GATConv, GCNConv
+from torch_geometric.nn import FiLMConv, GATConv, GCNConv, GINConv
 
 from hyperconv import linear_per_sample
 from hyperconv.zoo.graph_hypernetwork import (
@@ -141,12 +141,12 @@ def test_a_classifier_computes_for_some_nodes_what_it_does_for_all(nodes):
     assert (of_some == penalty) == (len(nodes) == NODES)
 
 
-@pytest.mark.parametrize("layer", [GCNConv(40, OUTPUTS), GATConv(40, OUTPUTS), FiLMConv(40, OUTPUTS)])
+@pytest.mark.parametrize("layer", [GCNConv(40, OUTPUTS), GATConv(40, OUTPUTS), FiLMConv(40, OUTPUTS), GINConv(nn.Linear(40, OUTPUTS))])
 def test_layers_of_torch_geometric_take_compressed_rows(layer):
     features = bag_of_words().float()
     results = []
     for given in (features, features.to_sparse_csr()):
-        output, distance = Stored(layer)(given, EDGES)
+        output, distance = Stored(layer, dense=isinstance(layer, GINConv))(given, EDGES)
         assert distance == 0
         results.append([output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))])
     for dense, compact in zip(*results, strict=True):

@@ -119,8 +119,38 @@ def _looked_up(features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, e
     place = edges.target[edge] * features.shape[1] + feature
     scaled = value * scale.flatten().index_select(0, place)
     moved = value * shift.flatten().index_select(0, place)
-    products = F.embedding_bag(feature, weight, start, mode="sum", per_sample_weights=scaled)
-    return products + scatter(moved, edge, dim_size=len(count)).unsqueeze(1)
+    one, only = moved.new_ones(1, 1), torch.zeros_like(feature)
+    return _SumsOfRows.apply(weight, feature, scaled, edge, start) + _SumsOfRows.apply(one, only, moved, edge, start)
+
+
+class _SumsOfRows(torch.autograd.Function):
+    """Sums of rows of a matrix, each times a factor: `F.embedding_bag`, whose gradients need no sorting."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, row: Tensor, factor: Tensor, into: Tensor, start: Tensor) -> Tensor:
+        ctx.save_for_backward(matrix, row, factor, into)
+        return F.embedding_bag(row, matrix, start, mode="sum", per_sample_weights=factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        matrix, row, factor, into = ctx.saved_tensors
+        of_sum = gradient.index_select(0, into)
+        of_matrix = of_factor = None
+        if ctx.needs_input_grad[0]:
+            of_matrix = torch.zeros_like(matrix).index_add_(0, row, of_sum * factor.unsqueeze(1))
+        if ctx.needs_input_grad[2]:
+            of_factor = of_sum.mul_(matrix.index_select(0, row)).sum(dim=1)
+        return of_matrix, None, of_factor, None, None
+
+
+def linear(features: Tensor, weight: Tensor) -> Tensor:
+    """Features ``(N, I)``, dense or in compressed rows, times the transpose of weights ``(O, I)``."""
+    if features.layout != torch.sparse_csr:
+        return F.linear(features, weight)
+    first = features.crow_indices()
+    node = torch.arange(len(first) - 1, device=first.device).repeat_interleave(first.diff())
+    return _SumsOfRows.apply(weight.T.contiguous(), features.col_indices(), features.values(), node, first[:-1])
 
 
 class _InBlocks(torch.autograd.Function):
@@ -189,13 +219,9 @@ class Films(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """``x`` to the linear part of both, ``(*, 2 rank or 2 outputs)``, which sums over edges may follow."""
-        return self.inward(input)
-
-    def of(self, linear: Tensor) -> Film:
-        """What the linear part, summed or not, makes."""
-        scale, shift = linear.chunk(2, dim=-1)
+    def of(self, inward: Tensor) -> Film:
+        """What ``inward`` makes of x, ``(*, 2 rank or 2 outputs)``, summed over edges or not, to what it is for."""
+        scale, shift = inward.chunk(2, dim=-1)
         if self.outward is not None:
             (scale, of_scale), (shift, of_shift) = (
                 _LeakyProducts.apply(part, layer.weight, near)
@@ -281,14 +307,19 @@ class LocalConv(nn.Module):
             ``(N, outputs)``, zeros for nodes that are not wanted; and the films' distance.
         """
         edges = edges_of(edge_index, len(features), wanted, features.dtype)
+        every = [each for each in (self.target_films, self.source_films, self.node_films, self.bias_films) if each]
+        inward = linear(features, torch.cat([each.inward.weight for each in every]))
+        of_target, of_source, *of_nodes = inward.split([each.inward.out_features for each in every], dim=1)
         # sums over edges are linear: s_v M = sum_u a_uv (h_u M), of far fewer numbers than s_v
-        films = self.node_films.of(edges.sum(self.node_films(features)[edges.source]))
+        summed = [edges.sum(each[edges.source]) for each in of_nodes]
+        films = self.node_films.of(summed[0])
         messages = localised_products(features, films.scale, films.shift, self.weight, edges)
-        messages = messages + self._bias(features, edges)
-        if self.kind == "gin":
-            messages = F.elu(messages)
-        of_targets = self.target_films(features)[edges.wanted][edges.target]
-        of_edges = self.target_films.of(of_targets + self.source_films(features)[edges.source])
+        if self.bias_films is None:
+            messages = messages + self.bias
+        else:
+            of_bias = self.bias_films.of(summed[1])
+            messages = F.elu(messages + (self.bias * of_bias.scale + of_bias.shift)[edges.target])
+        of_edges = self.target_films.of(of_target[edges.wanted][edges.target] + of_source[edges.source])
         messages = messages * of_edges.scale + of_edges.shift
         output = edges.sum(self.dropout(messages), self._weights(messages, edges))
         if self.last_bias is not None:
@@ -296,12 +327,6 @@ class LocalConv(nn.Module):
         if wanted is not None:
             output = output.new_zeros(len(features), output.shape[1]).index_copy(0, wanted, output)
         return output, films.distance + of_edges.distance
-
-    def _bias(self, features: Tensor, edges: Edges) -> Tensor:
-        if self.bias_films is None:
-            return self.bias
-        films = self.bias_films.of(edges.sum(self.bias_films(features)[edges.source]))
-        return (self.bias * films.scale + films.shift)[edges.target]
 
     def _weights(self, messages: Tensor, edges: Edges) -> Tensor:
         """Those of equation (4), ``(E,)``."""
@@ -335,14 +360,19 @@ class Heads(nn.Module):
 
 
 class Stored(nn.Module):
-    """A layer of torch-geometric with the interface of a `LocalConv`: nothing in it is localised."""
+    """A layer of torch-geometric with the interface of a `LocalConv`: nothing in it is localised.
 
-    def __init__(self, layer: nn.Module) -> None:
+    Args:
+        dense: whether it takes no features in compressed rows.
+    """
+
+    def __init__(self, layer: nn.Module, dense: bool = False) -> None:
         super().__init__()
         self.layer = layer
+        self.dense = dense
 
     def forward(self, features: Tensor, edge_index: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        output = self.layer(features, edge_index)
+        output = self.layer(features.to_dense() if self.dense else features, edge_index)
         return output, output.new_zeros(())
 
 
@@ -405,8 +435,12 @@ class NodeClassifier(nn.Module):
     def _dropped(self, features: Tensor) -> Tensor:
         if features.layout != torch.sparse_csr:
             return self.dropout(features)
-        rows, columns, values = features.crow_indices(), features.col_indices(), self.dropout(features.values())
-        return torch.sparse_csr_tensor(rows, columns, values, features.shape, check_invariants=False)
+        values = self.dropout(features.values())
+        kept = values != 0
+        first = F.pad(kept.cumsum(0), (1, 0))[features.crow_indices()]
+        return torch.sparse_csr_tensor(
+            first, features.col_indices()[kept], values[kept], features.shape, check_invariants=False
+        )
 
 
 def _wanted(graph: Data, layers: int) -> list[Tensor | None]:
