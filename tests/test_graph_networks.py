@@ -141,7 +141,9 @@ def test_a_classifier_computes_for_some_nodes_what_it_does_for_all(nodes):
     assert (of_some == penalty) == (len(nodes) == NODES)
 
 
-@pytest.mark.parametrize("layer", [GCNConv(40, OUTPUTS), GATConv(40, OUTPUTS), FiLMConv(40, OUTPUTS), GINConv(nn.Linear(40, OUTPUTS))])
+@pytest.mark.parametrize(
+    "layer", [GCNConv(40, OUTPUTS), GATConv(40, OUTPUTS), FiLMConv(40, OUTPUTS), GINConv(nn.Linear(40, OUTPUTS))]
+)
 def test_layers_of_torch_geometric_take_compressed_rows(layer):
     features = bag_of_words().float()
     results = []

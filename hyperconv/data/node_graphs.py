@@ -5,6 +5,7 @@ compressed rows (``torch.sparse_csr``).
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,8 +106,7 @@ def node_splits(
         check(len(kept) > 0, f"none of the {len(part)} {role} nodes has a label")
     sums = np.abs(features).sum(axis=1, keepdims=True)
     normed = torch.from_numpy(features / np.where(sums == 0, 1, sums)).float()
-    compact = normed.to_sparse_csr() if normed.count_nonzero() < _FEW_FEATURES * normed.numel() else normed
-    graph = Data(compact, torch.from_numpy(edges).long(), y=torch.from_numpy(labels).long())
+    graph = Data(_compact(normed), torch.from_numpy(edges).long(), y=torch.from_numpy(labels).long())
     of_split = [torch.from_numpy(part).long() for part in labelled]
     train, validation, test = (OfNodes(graph, *given) for given in zip(of_split, (STEPS, 1, 1), strict=True))
     sizes = ", ".join(f"{len(part)} {role}" for role, part in zip(_ROLES, labelled, strict=True))
@@ -114,6 +114,14 @@ def node_splits(
     missing = f" ({unlabelled} more have no label)" if unlabelled else ""
     note = f"{origin}: {count} nodes, {edges.shape[1]} edges, of which {homophily(edges, labels):.0%} join one class; "
     return Splits(name, train, validation, test, note=f"{note}{sizes} nodes{missing}")
+
+
+def _compact(features: Tensor) -> Tensor:
+    if features.count_nonzero() >= _FEW_FEATURES * features.numel():
+        return features
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return features.to_sparse_csr()
 
 
 def homophily(edges: np.ndarray, labels: np.ndarray) -> float:

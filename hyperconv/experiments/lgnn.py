@@ -95,7 +95,9 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "gcn": {"hidden": (16, 64), "dropout": (0.3, 0.6), "blocks": ("plain", "residual")},
 }
 # the best of these on validation nodes, of the first split where there are ten
-TUNED: Mapping[GraphName, Mapping[str, Made]] = dict.fromkeys(SIZES, {"lgcn": Made(16, 0.6), "gcn": Made(64, 0.6)})
+TUNED: Mapping[GraphName, Mapping[str, Made]] = {
+    graph: {"lgcn": Made(16, 0.6), "gcn": Made(64, 0.6)} for graph in SIZES
+}
 _TUNED_OPTIONS = ("hidden", "dropout", "blocks", "film_penalty")
 _RECIPE = Recipe("adam", 5e-3, 5e-4, "constant", batch_size=1, epochs=100, patience=20, shuffle=True)
 

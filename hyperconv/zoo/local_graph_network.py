@@ -65,9 +65,7 @@ class Edges(NamedTuple):
         return scatter(messages * weight.unsqueeze(1), self.target, dim_size=len(self.wanted))
 
 
-def edges_of(
-    edge_index: Tensor, nodes: int, wanted: Tensor | None = None, dtype: torch.dtype = torch.float32
-) -> Edges:
+def edges_of(edge_index: Tensor, nodes: int, wanted: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Edges:
     """Edges ``(2, E)`` from first to second row with one from every node to itself, those that are there counted once.
 
     Args:
@@ -111,12 +109,13 @@ def localised_products(features: Tensor, scale: Tensor, shift: Tensor, weight: T
 def _looked_up(features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, edges: Edges) -> Tensor:
     first = features.crow_indices()
     # for each edge, the features that its source holds
-    count = first.diff()[edges.source]
+    count = first.diff().index_select(0, edges.source)
     start = count.cumsum(0) - count
     edge = torch.arange(len(count), device=count.device).repeat_interleave(count)
-    at = torch.arange(len(edge), device=edge.device) + (first[edges.source] - start)[edge]
-    feature, value = features.col_indices()[at], features.values()[at]
-    place = edges.target[edge] * features.shape[1] + feature
+    to_source = (first.index_select(0, edges.source) - start).repeat_interleave(count)
+    at = torch.arange(len(edge), device=edge.device).add_(to_source)
+    feature, value = features.col_indices().index_select(0, at), features.values().index_select(0, at)
+    place = (edges.target * features.shape[1]).repeat_interleave(count).add_(feature)
     scaled = value * scale.flatten().index_select(0, place)
     moved = value * shift.flatten().index_select(0, place)
     one, only = moved.new_ones(1, 1), torch.zeros_like(feature)
