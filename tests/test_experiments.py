@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import kill_when, launch, rows_in, run, table
 from torch.utils.data import Subset
-from writers import write_hippocampus
+from writers import write_hippocampus, write_images
 
 from hyperconv import plotting
 from hyperconv.data import batch_loader
@@ -36,6 +36,7 @@ def few(tmp_path_factory, digits_folder):
     hippocampi = write_hippocampus(tmp_path_factory.mktemp("hippocampi"))
     sources = {"ode": "auto", "ode-frames": "auto", "hyperlstm-characters": "auto"}
     sources["hypermorph-hippocampus"] = str(hippocampi)
+    sources["superres-natural"] = str(write_images(tmp_path_factory.mktemp("images")))
 
     @functools.cache
     def splits(name):
@@ -50,6 +51,8 @@ def skip_without_packages(experiment):
     if "graphs" in experiment.extras:
         pytest.importorskip("torch_geometric", reason=command_for("graphs"))
         pytest.importorskip("skimage", reason=command_for("graphs"))
+    if "images" in experiment.extras:
+        pytest.importorskip("skimage", reason=command_for("images"))
 
 
 @pytest.mark.parametrize(("name", "arm"), EVERY_ARM, ids=lambda each: each)
@@ -84,6 +87,7 @@ def test_every_arm_takes_a_step_is_saved_loaded_evaluated_and_drawn(tmp_path, fe
 
 @pytest.mark.parametrize("name", [name for name, each in experiments().items() if each.figure])
 def test_every_experiment_draws_its_arms(few, name):
+    skip_without_packages(experiments()[name])
     torch.manual_seed(0)
     networks = {arm: each.network().eval() for arm, each in experiments()[name].arms.items()}
     figure = experiments()[name].figure(networks, few(name))

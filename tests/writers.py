@@ -1,5 +1,6 @@
 """Small files of data to load."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,19 @@ def write_hippocampus(folder: Path, cases: int = 24, **changes) -> Path:
     folder.mkdir(exist_ok=True)
     arrays = {"images": np.array(images, np.uint8), "labels": np.array(labels, np.uint8), **changes}
     np.savez(folder / "hippocampus_2d_64.npz", **arrays)
+    return folder
+
+
+def write_images(folder: Path, name: str = "Set5", sizes: Sequence[tuple[int, ...]] = ((64, 49, 3), (52, 60))) -> Path:
+    """Pictures of waves, a file for each of these shapes, in a folder of their own."""
+    from skimage.io import imsave
+
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, (height, width, *channels) in enumerate(sizes):
+        rows, columns = np.indices((height, width))
+        waves = 127.5 * (1 + np.sin(rows / (2 + number)) * np.cos(columns / 3))
+        image = np.broadcast_to(waves.reshape(height, width, *[1] * len(channels)), (height, width, *channels))
+        imsave(folder / name / f"{number}.png", image.astype(np.uint8), check_contrast=False)
     return folder
 
 
