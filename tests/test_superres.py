@@ -50,7 +50,7 @@ def test_what_is_told_are_decorrelated_coordinates_that_hold_the_kernels():
     fit = torch.linalg.lstsq(torch.cat([told, torch.ones(len(told), 1)], dim=1), kernels.train.flatten(1)).solution
     test = torch.cat([data.coefficients(kernels.test), torch.ones(data.HELD_OUT, 1)], dim=1)
     missed = (test @ fit - kernels.test.flatten(1)).norm(dim=1) / kernels.test.flatten(1).norm(dim=1)
-    assert missed.max() < 0.1
+    assert missed.max() < 0.15
 
 
 def test_a_pixel_is_seen_as_the_kernel_sampled_at_every_other_place():

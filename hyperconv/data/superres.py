@@ -87,13 +87,14 @@ def blur_kernels() -> Kernels:
     """Kernels with both widths evenly drawn from 0.6 ... 2.5 pixels, and any angle.
 
     Of 2,000, ten are for validation and ten for test, all apart. Training has the others that are apart from these: by
-    a fifth of their norm or more.
+    a fifth of their norm or more, the larger of the two.
     """
     numbers = torch.rand(_DRAWN, 3, generator=torch.Generator().manual_seed(_SEED))
     narrowest, widest = _WIDTHS
     kernels = gaussian_kernels(narrowest + (widest - narrowest) * numbers[:, :2], math.pi * numbers[:, 2])
     flat = kernels.flatten(1)
-    differ = torch.cdist(flat, flat) > _DIFFERENCE * flat.norm(dim=1)
+    norms = flat.norm(dim=1)
+    differ = torch.cdist(flat, flat) > _DIFFERENCE * torch.maximum(norms, norms.unsqueeze(1))
     held_out: list[int] = []
     for number in range(_DRAWN):
         if len(held_out) < 2 * HELD_OUT and differ[number, held_out].all():
@@ -211,7 +212,7 @@ def digits_to_blur(source: str = "auto") -> Splits:
     digits = load_digits(source)
     parts: dict[str, Any] = {split: getattr(digits, split) for split in _DIGITS}
     images = {split: part[: _DIGITS[split]][0] for split, part in parts.items()}
-    _, *of_held_out = blur_kernels()
+    _, of_validation, of_test = blur_kernels()
 
     def through(split: str, kernels: Tensor) -> ThroughKernels:
         numbers = torch.arange(len(images[split]))
@@ -221,7 +222,8 @@ def digits_to_blur(source: str = "auto") -> Splits:
     return Splits(
         digits.name,
         TensorDataset(images["train"]),
-        *map(through, ("validation", "test"), of_held_out),
+        through("validation", of_validation),
+        through("test", of_test),
         note=f"{digits.note}; {sizes} digits, {HELD_OUT} kernels each for validation and test",
     )
 

@@ -6,6 +6,7 @@ Super-Resolution", ICCV 2015. SRCNN: C. Dong et al., ECCV 2014, https://arxiv.or
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ class SRCNN(Bicubic):
     ) -> None:
         super().__init__(scale)
         wide, narrow = channels
-        at_edges = {"padding": "same", "padding_mode": "replicate"}
+        at_edges: dict[str, Any] = {"padding": "same", "padding_mode": "replicate"}
         self.first = first_layer(inputs, wide, 9, **at_edges)
         self.second = nn.Conv2d(wide, narrow, 1)
         self.third = nn.Conv2d(narrow, 1, 5, **at_edges)

@@ -50,7 +50,7 @@ def restorations(images: Sequence[Restored], title: str) -> Figure:
         for axis, arm in zip(row[2:-1], arms, strict=True):
             axis.set_xlabel(f"{image.psnr[arm]:.1f} dB", labelpad=2)
     if with_filters:
-        _draw_filters(parts[1], [(image.kernel, image.filters) for image in with_filters])
+        _draw_filters(parts[1], [(image.kernel, image.filters) for image in with_filters if image.filters is not None])
     figure.suptitle(title)
     return figure
 
