@@ -53,6 +53,8 @@ def skip_without_packages(experiment):
         pytest.importorskip("skimage", reason=command_for("graphs"))
     if "images" in experiment.extras:
         pytest.importorskip("skimage", reason=command_for("images"))
+    if "medical" in experiment.extras:
+        pytest.importorskip("monai", reason=command_for("medical"))
 
 
 @pytest.mark.parametrize(("name", "arm"), EVERY_ARM, ids=lambda each: each)

@@ -17,7 +17,8 @@ def write_hippocampus(folder: Path, cases: int = 24, **changes) -> Path:
         labels.append(disc * (1 + (rows > y)))
         images.append(np.where(disc, 150 + case + 50 * (rows > y), 0))
     folder.mkdir(exist_ok=True)
-    arrays = {"images": np.array(images, np.uint8), "labels": np.array(labels, np.uint8), **changes}
+    arrays = {"images": np.array(images, np.uint8), "labels": np.array(labels, np.uint8)}
+    arrays |= {"case_id": np.arange(1, cases + 1), **changes}
     np.savez(folder / "hippocampus_2d_64.npz", **arrays)
     return folder
 
@@ -33,6 +34,28 @@ def write_images(folder: Path, name: str = "Set5", sizes: Sequence[tuple[int, ..
         image = np.broadcast_to(waves.reshape(height, width, *[1] * len(channels)), (height, width, *channels))
         imsave(folder / name / f"{number}.png", image.astype(np.uint8), check_contrast=False)
     return folder
+
+
+def write_volumes(folder: Path, cases: int = 20) -> Path:
+    """Balls of two halves in volumes of differing sides, as the Medical Segmentation Decathlon lays files out."""
+    draws = np.random.default_rng(0)
+    for case in range(1, cases + 1):
+        sides = draws.integers(17, 23, 3)
+        middle = sides / 2 + draws.uniform(-2, 2, 3)
+        places = np.indices(sides).transpose(1, 2, 3, 0)
+        ball = np.square(places - middle).sum(-1) < 36
+        halves = 1 + (places[..., 1] > middle[1])
+        image = 50 + 5 * draws.random(sides) + ball * (100 + case + 50 * (halves == 2))
+        write_volume(folder / "imagesTr" / f"hippocampus_{case:03}.nii.gz", image.astype(np.float32))
+        write_volume(folder / "labelsTr" / f"hippocampus_{case:03}.nii.gz", (ball * halves).astype(np.uint8))
+    return folder
+
+
+def write_volume(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> None:
+    import nibabel
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4) if affine is None else affine), path)
 
 
 def write_tu(folder: Path, name: str = "MUTAG", graphs: int = 40, **changes: str) -> Path:

@@ -2,22 +2,18 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ..errors import InputError
 from .batches import Splits
 from .digits import LOCAL_FOLDER, SIDE, DigitDataset, load_digits
-from .npz import read_npz
+from .hippocampus import CLASSES, SLICES_FILE, read_slices
 
 _DIGIT_PAIRS = {"train": 20_000, "validation": 500, "test": 1_000}
 _PADDED_SIDE = 32
-_HIPPOCAMPUS_FILE = "hippocampus_2d_64.npz"
 _HIPPOCAMPUS_PAIRS = {"train": 4_000, "validation": 200, "test": 400}
-_CLASSES = 3
 _SPLIT_SEED = 1
 _PAIRS_SEED = 2
 
@@ -68,8 +64,8 @@ def hippocampus_pairs(source: str = "auto") -> Splits:
         InputError: a file that is missing, damaged or of other shapes.
     """
     folder = LOCAL_FOLDER / "hippocampus" if source == "auto" else Path(source)
-    images, labels = _read_hippocampus(folder / _HIPPOCAMPUS_FILE)
-    parts = F.one_hot(labels.long(), _CLASSES)[..., 1:].movedim(-1, 1).bool()
+    images, labels = read_slices(folder / SLICES_FILE)
+    parts = F.one_hot(labels.long(), CLASSES)[..., 1:].movedim(-1, 1).bool()
     cases = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     held_out = len(cases) // 6
     of_split = dict(zip(_HIPPOCAMPUS_PAIRS, cases.split([len(cases) - 2 * held_out, held_out, held_out]), strict=True))
@@ -83,24 +79,6 @@ def hippocampus_pairs(source: str = "auto") -> Splits:
         splits[split] = TensorDataset(images[moving], images[fixed], parts[moving], parts[fixed])
     of_cases = ", ".join(f"{len(members)} {split}" for split, members in of_split.items())
     return Splits("hippocampus", **splits, note=f"hippocampus from {folder}: {of_cases} cases; {_sizes(**splits)}")
-
-
-def _read_hippocampus(path: Path) -> tuple[Tensor, Tensor]:
-    """Images ``(N, 1, H, W)`` and labels ``(N, H, W)``, uint8."""
-    if not path.is_file():
-        raise InputError(
-            f"there is no {path}; give the folder of {_HIPPOCAMPUS_FILE} (slices of the Medical Segmentation "
-            "Decathlon's Task04_Hippocampus) with --data"
-        )
-    images, labels = read_npz(path, {"images": (np.uint8, 3), "labels": (np.uint8, 3)}).values()
-    if not images.size or images.shape != labels.shape:
-        raise InputError(f"{path} holds images {images.shape} and labels {labels.shape}; both must be (N, H, W)")
-    if len(images) < 12 or images.shape[1] % 8 or images.shape[2] % 8 or labels.max() >= _CLASSES:
-        raise InputError(
-            f"{path} holds images {images.shape} with labels up to {labels.max()}; at least 12 are needed, of sides "
-            f"that 8 divides, with labels up to {_CLASSES - 1}"
-        )
-    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels)
 
 
 def _sizes(train: TensorDataset, validation: TensorDataset, test: TensorDataset) -> str:
