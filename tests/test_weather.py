@@ -209,7 +209,7 @@ class Always(nn.Module):
 
 
 def test_figures_are_those_computed_by_hand():
-    """Frames of 3x3, the middle column of whose pixels is scored: dBZ of 40, 10 and 20 after 5 minutes."""
+    """Of frames of 5x5 pixels the inner 3x3 are scored; in dBZ, 40, 10 and 20 come, and 30, 25 and 20 are forecast."""
     task = Task(lambda source: None, "", 127.5, "dBZ", (20.0, 30.0), edge=1)
     clips = torch.zeros(2, SEEN + PREDICTED, 5, 5, dtype=torch.uint8)
     clips[:, SEEN, 1, 1:4] = torch.tensor([80, 20, 40], dtype=torch.uint8)

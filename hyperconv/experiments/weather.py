@@ -151,8 +151,8 @@ def _rates(recipe: Recipe) -> dict[str, Sequence[float]]:
     return {"learning_rate": tuple(recipe.learning_rate * 2.0**power for power in (-1, 0, 1))}
 
 
-_OF_DIGITS = Recipe("adamw", 4e-3, 1e-2, "one-cycle", batch_size=32, epochs=6, patience=None, shuffle=True, clip=1.0)
-_OF_RADAR = replace(_OF_DIGITS, batch_size=16, epochs=12)
+_OF_DIGITS = Recipe("adamw", 8e-3, 1e-2, "one-cycle", batch_size=16, epochs=6, patience=None, shuffle=True, clip=1.0)
+_OF_RADAR = replace(_OF_DIGITS, epochs=8)
 RECIPES: Mapping[Clips, Mapping[str, Recipe]] = {
     "digits": {"hyper": _OF_DIGITS, "normal": _OF_DIGITS},
     "apart": {"hyper": _OF_DIGITS, "normal": _OF_DIGITS},
