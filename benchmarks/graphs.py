@@ -1,25 +1,27 @@
-"""A local graph layer that never builds its nodes' matrices beside one that does: time and memory; see --help.
+"""Products with a matrix a node, never built, against matrices that are built, forward and backward; see --help.
 
 python benchmarks/graphs.py
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from common import alternate, peak_memory, quartiles, ratio, report, spread
-from jsonargparse.typing import PositiveInt
+from common import Case, Machine, Run, Settings, Sides, command, gradients, measure
 from torch import Tensor
 
-from hyperconv import cli
+from hyperconv.errors import InputError
 from hyperconv.zoo.local_graph_network import Edges, edges_of, localised_products
 
 _UNBUILT, _BUILT = "never built", "built, batched products"
+# of Cora's words
+_HELD = 0.0127
 
 
 @dataclass(frozen=True)
-class Graphs:
-    """Time products h_u W_v of every edge, forward and backward, on a random graph of the size of Cora.
+class Graphs(Settings):
+    """Time products h_u W_v of every edge, forward and backward, on a random graph of the size of Cora; not in bf16.
 
     Args:
         nodes: of the graph.
@@ -27,15 +29,13 @@ class Graphs:
         edges: between nodes.
         outputs: columns of each matrix.
         rounds: how often each way is timed.
-        json: also write the figures to this file.
     """
 
-    nodes: PositiveInt = 2708
-    features: PositiveInt = 1433
-    edges: PositiveInt = 10556
-    outputs: PositiveInt = 8
-    rounds: PositiveInt = 5
-    json: str | None = None
+    nodes: int = 2708
+    features: int = 1433
+    edges: int = 10556
+    outputs: int = 8
+    rounds: int = 5
 
 
 def built(features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, edges: Edges) -> Tensor:
@@ -48,48 +48,45 @@ def built(features: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, edges:
     neighbours = torch.zeros(len(edges.wanted), int(degrees.max()), dtype=torch.long, device=order.device)
     neighbours[target, place] = edges.source[order]
     matrices = weight * scale.unsqueeze(2) + shift.unsqueeze(2)
-    products = torch.bmm(features[neighbours], matrices)
-    return torch.empty_like(products[target, place]).index_copy(0, order, products[target, place])
+    products = torch.bmm(features[neighbours], matrices)[target, place]
+    return torch.empty_like(products).index_copy(0, order, products)
+
+
+def cases_of(machine: Machine, nodes: int, features: int, edges: int, outputs: int) -> list[Case]:
+    size = f"{nodes} nodes, {edges} edges, {features} to {outputs} features"
+
+    def make(words: bool) -> dict[str, Run]:
+        options = {"device": machine.device}
+        held = torch.rand(nodes, features, **options)
+        if words:
+            held *= torch.rand(nodes, features, **options) < _HELD
+        films = [torch.randn(nodes, features, **options, requires_grad=True) for _ in range(2)]
+        weight = torch.randn(features, outputs, **options, requires_grad=True)
+        leaves = [*films, weight]
+        graph = edges_of(torch.randint(nodes, (2, edges), **options), nodes)
+        ways: dict[str, Callable[[], Tensor]] = {
+            _UNBUILT: partial(localised_products, held.to_sparse_csr() if words else held, *leaves, graph),
+            _BUILT: partial(built, held, *leaves, graph),
+        }
+        torch.testing.assert_close(*(way() for way in ways.values()), rtol=1e-3, atol=1e-3)
+        return {name: gradients(way, leaves) for name, way in ways.items()}
+
+    return [
+        Sides(f"{size}, {kind}", partial(make, words), _UNBUILT)
+        for kind, words in (("bags of words", True), ("dense", False))
+    ]
 
 
 def main(settings: Graphs) -> None:
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = (settings.nodes, settings.features)
-    words = torch.rand(shape, device=device) * (torch.rand(shape, device=device) < 0.0127)
-    dense = torch.rand(shape, device=device)
-    scale, shift = (torch.randn(shape, device=device, requires_grad=True) for _ in range(2))
-    weight = torch.randn(settings.features, settings.outputs, device=device, requires_grad=True)
-    edges = edges_of(torch.randint(settings.nodes, (2, settings.edges), device=device), settings.nodes)
-    rows, figures = [], {}
-    for kind, features, compact in (("bags of words", words, words.to_sparse_csr()), ("dense", dense, dense)):
-
-        def step(products: Callable[..., Tensor], features: Tensor) -> Callable[[], None]:
-            def run() -> None:
-                scale.grad = shift.grad = weight.grad = None
-                products(features, scale, shift, weight, edges).square().mean().backward()
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-
-            return run
-
-        given = scale, shift, weight, edges
-        torch.testing.assert_close(built(features, *given), localised_products(compact, *given), rtol=1e-3, atol=1e-3)
-        sides = {_UNBUILT: step(localised_products, compact), _BUILT: step(built, features)}
-        memory = {name: peak_memory(side, device) for name, side in sides.items()}
-        seconds = alternate(sides, settings.rounds)
-        for name, times in seconds.items():
-            megabytes = memory[name] / 2**20
-            times_less = f"{memory[_BUILT] / memory[name]:.1f}"
-            figures[f"{kind}, {name}"] = {"seconds": quartiles(times), "bytes": memory[name]}
-            took = f"{quartiles(times)[1] * 1e3:.0f} ms"
-            rows.append(
-                (kind, name, took, spread(ratio(seconds[_BUILT], times), 2), f"{megabytes:.0f} MiB", times_less)
-            )
-    columns = ("features", "matrices", "forward and backward", "times faster", "peak memory", "times less")
-    title = f"{settings.nodes} nodes, {settings.edges} edges, {settings.features} to {settings.outputs} features"
-    report(title, columns, rows, figures, settings.json)
+    """
+    Raises:
+        InputError: bf16, in which there are no products with compressed rows.
+    """
+    if settings.precision == "bf16":
+        raise InputError("--precision bf16: this benchmark is of float32; give float32 or tf32")
+    sizes = settings.nodes, settings.features, settings.edges, settings.outputs
+    measure("A matrix a node", cases_of(settings.machine(), *sizes), settings, settings.rounds)
 
 
 if __name__ == "__main__":
-    cli.run(main, Graphs)
+    command(main, Graphs)

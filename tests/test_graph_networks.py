@@ -1,3 +1,6 @@
+import importlib
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +12,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import FiLMConv, GATConv, GCNConv, GINConv
 
 from hyperconv import linear_per_sample
+from hyperconv.errors import InputError
 from hyperconv.zoo.graph_hypernetwork import (
     GeneratedUpdate,
     GINLayer,
@@ -328,3 +332,13 @@ def test_the_order_of_nodes_does_not_matter_but_the_direction_of_edges_does(name
     torch.testing.assert_close(network(renamed), network(graph))
     turned = Data(graph.x, graph.edge_index.flip(0), graph.edge_attr)
     assert not torch.allclose(network(turned), network(graph), atol=1e-4)
+
+
+def test_the_benchmark_compares_what_is_never_built_with_what_is(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    benchmark = importlib.import_module("graphs")
+    benchmark.main(benchmark.Graphs(device="cpu", nodes=30, features=40, edges=60, outputs=2, rounds=2))
+    told = capsys.readouterr().out
+    assert told.count("never built") == told.count("built, batched products") == 2
+    with pytest.raises(InputError, match="float32"):
+        benchmark.main(benchmark.Graphs(device="cpu", precision="bf16"))

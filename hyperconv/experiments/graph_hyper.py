@@ -176,7 +176,9 @@ def _arms_of_depths(graphs: Graphs) -> dict[str, Arm]:
 
 
 def _adapted_depths(experiment: Experiment, options: GraphDepthOptions) -> Experiment:
-    load = {} if options.graphs == "digits" else {"load": partial(tu_graphs, options.graphs), "failed_at": None}
+    load: dict[str, Any] = {}
+    if options.graphs != "digits":
+        load = {"load": partial(tu_graphs, options.graphs), "failed_at": None}
     arms, goal = _arms_of_depths(options.graphs), objective(TASKS[options.graphs].classes)
     return replace(experiment, arms=arms, recipe=RECIPES[options.graphs], objective=goal, **load)
 
