@@ -26,7 +26,11 @@ from hyperconv.zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedC
 from hyperconv.zoo.generated_mlp import PerSampleMLP, chunked_mlp, full_mlp
 from hyperconv.zoo.static_hypernetwork import static_network
 
-EVERY_ARM = [(experiment.name, arm) for experiment in experiments().values() for arm in experiment.arms]
+EVERY_ARM = [
+    pytest.param(name, arm, marks=pytest.mark.slow if name.endswith("-3d") else (), id=f"{name}-{arm}")
+    for name, experiment in experiments().items()
+    for arm in experiment.arms
+]
 FEW = 8
 
 
@@ -57,7 +61,7 @@ def skip_without_packages(experiment):
         pytest.importorskip("monai", reason=command_for("medical"))
 
 
-@pytest.mark.parametrize(("name", "arm"), EVERY_ARM, ids=lambda each: each)
+@pytest.mark.parametrize(("name", "arm"), EVERY_ARM)
 def test_every_arm_takes_a_step_is_saved_loaded_evaluated_and_drawn(tmp_path, few, name, arm):
     experiment = experiments()[name]
     skip_without_packages(experiment)
