@@ -23,7 +23,7 @@ _RECIPE = Recipe("adamw", 1e-2, 1e-4, "one-cycle", batch_size=128, epochs=3, pat
 _GRID = {"learning_rate": (5e-3, 1e-2, 2e-2)}
 _CODES = 16
 _BOTTLENECKS = {"16x1x1": (16, 1), "4x2x2": (4, 2)}
-# as many operations as the arms with upsampling, and as many parameters as the arms with stored kernels
+# about as many operations as normal-transposed, and as many parameters as the arms with stored kernels
 _PERCEPTRONS = {"mlp": (512, 128), "mlp-small": (28,)}
 _MAPPED = 1000
 _BETWEEN = 9
