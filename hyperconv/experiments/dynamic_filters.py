@@ -167,7 +167,7 @@ DFN = Experiment(
     paper=_PAPER,
     task="5 frames of two moving digits to the next 5: a filter for every position of the last frame, or one for "
     "the clip, or none (the same network with a 1x1 convolution; a convolutional LSTM; the last frame again)",
-    minutes=10,
+    minutes=20,
     arms=_arms(width=8, predicted=5),
     recipe=_RECIPE,
     objective=FORECAST,
@@ -175,6 +175,7 @@ DFN = Experiment(
     adapted=_adapted,
     load=moving_digits,
     evaluation_batch=_EVALUATION_BATCH,
+    quick_samples=1_500,
     measure=figures_by_frame,
     figure=clips,
 )
