@@ -228,6 +228,9 @@ def test_figures_are_those_computed_by_hand():
     assert found["MSE in dBZ²", "15 minutes"] == pytest.approx(20**2 / 9)
     assert found["CSI at 20 dBZ", "15 minutes"] == 0
     assert found["MSE in dBZ²", "30 minutes"] == 0
+    upright = task._replace(turned=True)
+    turning = torch.Generator().manual_seed(0)
+    assert all(each.is_contiguous() for each in next_frame(upright, Persistence(), (clips,), turning)["mse"])
     scored = next_frame(task, Always(forecast), (clips,), None)
     measured = Measured(WEATHER.with_options(WeatherOptions("radar")).objective)
     measured.update(scored, len(clips))

@@ -1,6 +1,6 @@
 """The next frame of a clip: two kernels a sample beside stored ones, extrapolated motion, and persistence."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -80,7 +80,7 @@ def next_frame(task: Task, network: nn.Module, batch: Batch, draws: torch.Genera
         clips = turned(clips, draws)
     predicted, true = network(clips[:, :SEEN]), clips[:, SEEN:]
     predicted, true = inner(predicted, task.edge), inner(true, task.edge)
-    measured = task.largest * predicted.detach(), task.largest * true
+    measured = task.largest * predicted.detach().flatten(), task.largest * true.flatten()
     return {LOSS: (predicted - true).square().mean(), task.error.column: measured}
 
 
@@ -147,10 +147,7 @@ def forecasts(task: Task, networks: Networks, splits: Splits) -> "Drawing":
     )
 
 
-def _rates(recipe: Recipe) -> dict[str, Sequence[float]]:
-    return {"learning_rate": tuple(recipe.learning_rate * 2.0**power for power in (-1, 0, 1))}
-
-
+_RATES = {"learning_rate": (2e-3, 4e-3, 8e-3, 1.6e-2)}
 _OF_DIGITS = Recipe("adamw", 8e-3, 1e-2, "one-cycle", batch_size=16, epochs=6, patience=None, shuffle=True, clip=1.0)
 _OF_RADAR = replace(_OF_DIGITS, epochs=8)
 RECIPES: Mapping[Clips, Mapping[str, Recipe]] = {
@@ -177,7 +174,7 @@ def _arms(clips: Clips) -> dict[str, Arm]:
     }
     recipes = RECIPES[clips]
     return {
-        **{arm: Arm(network, recipes[arm], _rates(recipes[arm])) for arm, network in trained.items()},
+        **{arm: Arm(network, recipes[arm], _RATES) for arm, network in trained.items()},
         **{arm: Arm(network) for arm, network in others.items()},
     }
 
