@@ -234,7 +234,7 @@ def convolution_per_sample(
         bias: ``(O,)``, ``(B, O)`` or None.
         backend: ``grouped``: one convolution with a group a sample; ``unfold``: patches times kernels, one batched
             product; ``loop``: sample after sample. The first was the fastest at every size that
-            ``benchmarks/per_sample.py`` measured on a CPU, the second for kernels of one tap (``per_patch.py``).
+            ``benchmarks/per_sample.py`` measured on a CPU, none of which had kernels of one tap.
 
     Returns:
         ``(B, O, *S')``.

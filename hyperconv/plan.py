@@ -1,7 +1,7 @@
 """Which way a kernel is applied: by its form, the input, the geometry and the machine. All constants are here.
 
-What is decided, and on what grounds, is measured by ``benchmarks/decomposition.py``, ``per_sample.py``,
-``per_patch.py`` and ``layers.py``, forward and backward. Where nothing was measured, a kernel is built and applied.
+What is decided, and on what grounds, is measured by ``benchmarks/decomposition.py``, ``per_sample.py`` and
+``layers.py``, forward and backward. Where nothing was measured, a kernel is built and applied.
 """
 
 import math
@@ -160,7 +160,7 @@ def way_per_sample(parts: int | None, input: Tensor, positions: int) -> Way:
 def backend_per_sample(input: Tensor, kernel_shape: Sequence[int], groups: int) -> Backend:
     """To apply kernels a sample that are built.
 
-    Kernels of one tap need no patches: they are one batched product, which ``per_patch.py`` measured.
+    Kernels of one tap need no patches: they are one batched product. ``benchmarks/per_patch.py`` compares the two.
     """
     one_tap = math.prod(kernel_shape[2:]) == 1 and groups == 1
     return "unfold" if one_tap and input.device.type == "cpu" else "grouped"
