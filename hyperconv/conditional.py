@@ -1,6 +1,5 @@
 """A network whose layers read a context that its own ``forward`` knows nothing of."""
 
-import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -8,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calls import a_tensor_of, compiling
+from .calls import a_tensor_of, compiling, full_precision
 from .layers import HyperLayer
+
+# of fewer, standardised ones would be signs, or nothing
+_FEWEST_FEATURES = 3
 
 
 class Conditional(nn.Module):
@@ -20,12 +22,16 @@ class Conditional(nn.Module):
     A call runs on a shallow copy of the modules that lead to hyper layers, and that copy knows the context. What one
     call computes is therefore no other's: threads may call one network at once, and parts that are checkpointed within
     it (``use_reentrant=False``) see, in the backward pass, what they saw in the forward pass. Parameters, buffers,
-    hooks and other layers are the network's own. Compiled and exported, the network itself is run.
+    hooks and other layers are the network's own; attributes that a forward sets on the copied modules are lost, and
+    their hooks are given the copies. Compiled (``fullgraph=True``) and exported, the network itself is run.
 
     Args:
         network: with hyper layers whose generators take contexts as wide as the trunk's last layer.
         context_dim: width of the context.
-        hidden: widths of the trunk's layers.
+        hidden: widths of the trunk's layers, the last of them 3 or more.
+
+    Raises:
+        ValueError: too few features.
 
     Attributes:
         network: the network.
@@ -42,6 +48,10 @@ class Conditional(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if hidden[-1] < _FEWEST_FEATURES:
+            raise ValueError(
+                f"the last hidden width must be {_FEWEST_FEATURES} or more, got {hidden[-1]}: features are standardised"
+            )
         self.context_dim = context_dim
         self.network = network
         layers: list[nn.Module] = []
@@ -62,6 +72,8 @@ class Conditional(nn.Module):
                 layer's ``weight`` instead of calling the layer. The message names that layer.
         """
         if context is None:
+            if all(part.cached_kernel is None for part in self.modules() if isinstance(part, HyperLayer)):
+                raise ValueError(f"the network needs a context of width {self.context_dim}, got none")
             return self.network(*inputs, **named)
         features = self.features(context)
         if compiling():
@@ -71,10 +83,10 @@ class Conditional(nn.Module):
             return network(*inputs, **named)
         except AttributeError as error:
             for name, part in network.named_modules():
-                if part is error.obj:
+                if isinstance(part, HyperLayer) and part is error.obj and error.name in ("weight", "bias"):
                     raise ValueError(
-                        f"layer {name}: the network reads its weight, which differs from sample to sample; give one "
-                        "context for the batch, or do not select the layer"
+                        f"layer {name}: the network reads its {error.name}, which differs from sample to sample; "
+                        "give one context for the batch, or do not select the layer"
                     ) from error
             raise
 
@@ -85,7 +97,9 @@ class Conditional(nn.Module):
                 f"the network takes a context ({self.context_dim},) or (B, {self.context_dim}), got "
                 f"{tuple(context.shape)}"
             )
-        return self.trunk(context.to(a_tensor_of(self.trunk).dtype))
+        # kernels may be rounded in mixed precision, but not what they are computed from
+        with full_precision(self.trunk):
+            return self.trunk(context.to(a_tensor_of(self.trunk).dtype))
 
 
 def _told(module: nn.Module, context: Tensor, copies: dict[nn.Module, nn.Module]) -> nn.Module:
@@ -93,15 +107,22 @@ def _told(module: nn.Module, context: Tensor, copies: dict[nn.Module, nn.Module]
     if module not in copies:
         twin = module
         if isinstance(module, HyperLayer):
-            twin = copy.copy(module)
+            twin = _shallow(module)
             twin.told = context
         else:
             children = {name: child and _told(child, context, copies) for name, child in module._modules.items()}
             if any(child is not module._modules[name] for name, child in children.items()):
-                twin = copy.copy(module)
+                twin = _shallow(module)
                 twin._modules = children
         copies[module] = twin
     return copies[module]
+
+
+def _shallow(module: Any) -> Any:
+    # copy.copy asks __getstate__, which parametrised modules refuse
+    twin = object.__new__(type(module))
+    vars(twin).update(vars(module))
+    return twin
 
 
 def _told_while_it_runs(network: nn.Module, context: Tensor, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """Ways in and out: any network's convolutions made hyper, hyper ones made plain again, and what they cost."""
 
 import copy
+import inspect
 import math
 import warnings
 import weakref
@@ -159,7 +160,8 @@ def conditional(
             computed whatever the context; what is then learned is the generated difference.
 
     Raises:
-        ValueError: as `hyperize`; or a network none of whose layers is selected, or hidden widths that are none.
+        ValueError: as `hyperize`; or a network none of whose layers is selected, or whose own forward takes a
+            ``context``; or hidden widths that are none, or end below 3.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
     >>> told = conditional(net, context_dim=2)
@@ -171,9 +173,11 @@ def conditional(
     """
     if context_dim < 1 or not hidden or min(hidden) < 1:
         raise ValueError(f"context_dim and hidden widths must be 1 or more, got {context_dim} and {tuple(hidden)}")
+    if "context" in inspect.signature(network.forward).parameters:
+        raise ValueError(f"{type(network).__name__} takes a context of its own; make what it consists of conditional")
     of_features, of_biases = (partial(each, context_dim=hidden[-1]) for each in (generator, DenseGenerator))
     made = hyperize(network, select, of_features, keep_function, bias_generator=of_biases)
-    layers = [layer for _, layer in _hyper_layers(made)]
+    layers = [layer for _, layer in _hyper_layers(made) if layer.generator.context_dim == hidden[-1]]
     if not layers:
         raise ValueError(f"no layer of this {type(network).__name__} is selected; nothing in it would know the context")
     first = a_tensor_of(layers[0].generator)
@@ -213,6 +217,7 @@ def bake(module: nn.Module, context: Tensor | None = None, check: Any = None) ->
             raise ValueError("a conditional network is baked for a context, got none")
         with torch.no_grad():
             return bake(module.network, module.features(context), check)
+    _refuse_conditional_parts(module)
     network = _copy(module)
     parameters: dict[Generator, nn.Parameter] = {}
     twins: dict[nn.Module, nn.Module] = {}
@@ -250,6 +255,8 @@ def cached(module: nn.Module, context: Tensor | None = None) -> Iterator[nn.Modu
     if isinstance(module, Conditional) and context is not None:
         with torch.no_grad():
             context = module.features(context)
+    else:
+        _refuse_conditional_parts(module)
     with CACHED.within({layer: CachedKernel(layer, context) for _, layer in _hyper_layers(module)}):
         yield module
 
@@ -338,6 +345,13 @@ def cost(module: nn.Module, *inputs: Any) -> "pd.DataFrame":
     total["stored"] = sum(p.numel() for p in {p for layer in layers.values() for p in layer.parameters()})
     table.loc["sum"] = total
     return table
+
+
+def _refuse_conditional_parts(module: nn.Module) -> None:
+    """Their layers do not read the context, but what their trunks make of it."""
+    for name, part in module.named_modules():
+        if isinstance(part, Conditional) and part is not module:
+            raise ValueError(f"part {name} is conditional: bake or cache it by itself")
 
 
 def _hyper_layers(module: nn.Module) -> list[tuple[str, HyperLayer]]:

@@ -164,6 +164,7 @@ class HyperLayer(nn.Module):
             raise AttributeError(
                 f"the weight of this {type(self).__name__} depends on a context of width "
                 f"{self.generator.context_dim}: ask layer.generator(context)",
+                name="weight",
                 obj=self,
             )
         return self._kernel(self.told)
@@ -173,7 +174,11 @@ class HyperLayer(nn.Module):
         if name == "weight":
             return self._weight()
         if name == "bias" and self.bias_generator is not None:
-            return None if self.told is None and self.cached_kernel is None else self._bias(self.told)
+            if self.cached_kernel is None and (self.told is None or self.told.dim() > 1):
+                if self.told is None:
+                    return None
+                raise AttributeError("there is a bias for each sample", name="bias", obj=self)
+            return self._bias(self.told)
         return super().__getattr__(name)
 
     @property

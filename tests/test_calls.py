@@ -73,6 +73,25 @@ def test_kernels_of_other_shapes_scales_and_sizes_are_run_beside_each_other(runs
     assert runs == [7]
 
 
+def test_hooks_work_in_place_on_kernels_of_layers_that_share_a_generator():
+    together = network()
+    together[1].generator = together[0].generator
+    together[0].generator.register_forward_hook(lambda generator, arguments, kernel: kernel.mul_(2))
+    assert_as_sequential(together)
+    with torch.no_grad():
+        input = images()
+        torch.testing.assert_close(together(input), nn.Sequential(*together)(input))
+
+
+def test_odd_generators_are_run_beside_the_others():
+    together = network()
+    together[1].generator.mean = nn.Parameter(torch.zeros(1, 1, 1, dtype=torch.float64))
+    assert_as_sequential(together)
+    together[0].generator.requires_grad_(False)
+    input = images()
+    torch.testing.assert_close(together(input), nn.Sequential(*together)(input))
+
+
 def test_a_pruned_head_is_the_pruned_one():
     together = network()
     unchanged = together(images())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from hyperconv import Conditional, CoordinateMLP, DenseGenerator, LowRankGenerator, bake, cached, conditional
+from hyperconv import CoordinateMLP, DenseGenerator, LowRankGenerator, bake, cached, conditional
 from hyperconv.layers import HyperLayer
 
 LAYERS = {
@@ -205,6 +205,9 @@ def test_mixed_precision_rounds_what_is_computed_and_not_the_generators(net):
     input, contexts = images(), torch.randn(5, 2)
     with torch.autocast("cpu", torch.bfloat16):
         output = told(input, context=contexts)
+        features = told.features(contexts)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(features, told.features(contexts), rtol=0, atol=0)
     torch.testing.assert_close(output.float(), told(input, context=contexts), rtol=0.1, atol=0.1)
 
 
@@ -228,6 +231,7 @@ def test_a_layer_whose_weight_others_read_knows_one_context_and_refuses_many():
     (
         ({"context_dim": 0}, "1 or more, got 0"),
         ({"hidden": ()}, "hidden widths must be 1 or more"),
+        ({"hidden": (8, 2)}, "last hidden width must be 3 or more, got 2"),
         ({"select": lambda name, layer: False}, "no layer of this Net is selected"),
         ({"generator": CoordinateMLP}, "last: "),
     ),
@@ -243,7 +247,7 @@ def test_contexts_that_do_not_fit_are_refused_in_words(net):
         told(images(), context=torch.randn(5, 3))
     with pytest.raises(ValueError, match="4 contexts for 5 samples"):
         told(images(), context=torch.randn(4, 2))
-    with pytest.raises(ValueError, match="needs a context"):
+    with pytest.raises(ValueError, match="the network needs a context of width 2, got none"):
         told(images())
     with pytest.raises(ValueError, match="is baked for a context, got none"):
         bake(told)
@@ -267,4 +271,40 @@ def test_compiled_and_exported(net):
     few, some = images()[:3], torch.randn(3, 2)
     torch.testing.assert_close(program.module()(few, context=some), told(few, context=some), rtol=1e-4, atol=1e-5)
     assert all(each.told is None for each in told.modules() if isinstance(each, HyperLayer))
-    assert isinstance(told, Conditional)
+
+
+class Reads(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.linear, self.what = nn.Linear(4, 4), what
+
+    def forward(self, input):
+        return self.linear(input) + getattr(self.linear, self.what).sum()
+
+
+def test_a_bias_that_is_read_is_that_of_one_context_and_refused_for_many():
+    told = learned(Reads("bias"))
+    input, contexts = torch.randn(4, 4), torch.randn(4, 2)
+    torch.testing.assert_close(told(input, context=contexts[0]), bake(told, contexts[0])(input))
+    with pytest.raises(ValueError, match="layer linear: the network reads its bias"):
+        told(input, context=contexts)
+
+
+def test_a_mistake_in_the_network_is_told_as_it_is():
+    with pytest.raises(AttributeError, match="missing"):
+        conditional(Reads("missing"), 2)(torch.randn(4, 4), context=torch.randn(2))
+
+
+def test_parametrised_parents_are_copied_and_networks_with_a_context_refused():
+    attention = nn.utils.parametrizations.weight_norm(nn.MultiheadAttention(8, 2, batch_first=True), "in_proj_weight")
+    tokens = torch.randn(2, 3, 8)
+    assert conditional(attention, 2)(tokens, tokens, tokens, context=torch.randn(2))[0].shape == tokens.shape
+    with pytest.raises(ValueError, match="Conditional takes a context of its own"):
+        conditional(conditional(nn.Linear(2, 2), 2), 2)
+
+
+def test_a_conditional_part_is_baked_and_cached_by_itself():
+    whole = nn.Sequential(conditional(nn.Linear(2, 2), 2))
+    for refused in (lambda: bake(whole, torch.randn(2)), lambda: cached(whole, torch.randn(2)).__enter__()):
+        with pytest.raises(ValueError, match="part 0 is conditional"):
+            refused()

@@ -214,7 +214,10 @@ def test_arms_learn_with_every_seed_and_leave_logs_results_and_a_figure(tmp_path
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--experiment", "statics"), "there is no experiment statics; there are conditioned, generators, digits"),
+        (
+            ("--experiment", "statics"),
+            "there is no experiment statics; there are classroom, classroom-autoencoder, conditioned",
+        ),
         (("--experiment", "static", "--arms", "hyper", "plain"), "static has no arm plain; it has hyper, normal"),
         (("--experiment", "static", "--kernel_size", "3"), "--kernel_size"),
         (("--arms", "hyper", "--conv", "normal"), "digits has no arm hyper; it has normal"),

@@ -140,7 +140,7 @@ def test_layers_contract_where_that_is_cheaper(monkeypatch):
     taken = []
     for name in ways:
         run = getattr(functional, name)
-        monkeypatch.setattr(functional, name, lambda *a, run=run, name=name: taken.append(name) or run(*a))
+        monkeypatch.setattr(functional, name, lambda *a, run=run, name=name, **o: taken.append(name) or run(*a, **o))
     contexts = torch.randn(64, 16)
     for kind, shapes in (
         (partial(HyperConv2d, 2, 2, 3, padding=1), ((64, 2, 2, 2), (64, 2, 28, 28))),

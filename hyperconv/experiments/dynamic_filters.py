@@ -189,8 +189,8 @@ def derivative_filters(angles: Tensor, size: int = _FILTER_SIZE, sigma: float = 
         sigma: of the Gaussian, whose taps have the sum 1, in pixels.
 
     >>> ramp = torch.arange(9.0).expand(9, 9)
-    >>> [round((filter * ramp).sum().item(), 3) for filter in derivative_filters(torch.tensor([0.0, torch.pi / 2]))]
-    [1.0, 0.0]
+    >>> [round((filter * ramp).sum().item(), 3) for filter in derivative_filters(torch.tensor([0.0, torch.pi / 3]))]
+    [1.0, 0.5]
     """
     places = torch.arange(size, device=angles.device) - (size - 1) / 2
     gaussian = torch.exp(-0.5 * (places / sigma) ** 2)

@@ -37,6 +37,8 @@ _SIREN_FREQUENCY = 30.0
 _FEW_TAPS = 4
 # multiplications; to mix a kernel of fewer costs more in calls than in arithmetic
 _FEW_PRODUCTS = 2**21
+# numbers; features that are copied for every output channel
+_FEW_COPIED = 2**16
 
 
 class CoordinateMLP(Generator):
@@ -255,7 +257,8 @@ class CoordinateMLP(Generator):
             return None
         shapes = [weight.shape for weight in weights]
         kinds = {(tensor.dtype, tensor.device) for tensor in (self.grid, *weights)}
-        return self.kernel_shape[2:], self.norm, self.encoding, *slopes, *shapes, frozenset(kinds)
+        learned = [weight.requires_grad for weight in weights]
+        return self.kernel_shape[2:], self.norm, self.encoding, *slopes, *shapes, *learned, frozenset(kinds)
 
     @property
     def filter_count(self) -> int | None:
@@ -274,7 +277,7 @@ class CoordinateMLP(Generator):
             return (standardized * self.scale + self.mean) * self.kernel_std
         computed = self._computed(positions)
         if computed is not None and computed.kernels is not None:
-            return computed.kernels
+            return computed.kernels.clone()  # which a hook may work in place on
         features, gain = self._features_and_gain(positions, context)
         offset = self.mean * self.kernel_std
         if features.dim() > 2:
@@ -434,8 +437,14 @@ def _small_kernels(features: Mapping[CoordinateMLP, Tensor]) -> dict[CoordinateM
     """Those that are of one shape are mixed in one product."""
     kinds: dict[Hashable, list[CoordinateMLP]] = defaultdict(list)
     for generator in features:
-        if generator.head.numel() * len(generator.grid) <= _FEW_PRODUCTS:
-            kinds[generator.kernel_shape, generator.kernel_std].append(generator)
+        outputs, width, inputs = generator.head.shape
+        copied = outputs * width * len(generator.grid)
+        if copied <= _FEW_COPIED and copied * inputs <= _FEW_PRODUCTS:
+            tensors = [
+                (each.shape, each.dtype, each.device, each.requires_grad)
+                for each in (generator.head, generator.scale, generator.mean)
+            ]
+            kinds[generator.kernel_shape, generator.kernel_std, *tensors].append(generator)
     kernels: dict[CoordinateMLP, Tensor] = {}
     for alike in kinds.values():
         own = torch.stack([features[generator] for generator in alike])

@@ -78,7 +78,7 @@ def _draw_outlined(axis: plt.Axes, image: np.ndarray, labels: np.ndarray | None,
 
 def _draw_kernels(axis: plt.Axes, kernels: np.ndarray) -> None:
     """The first kernels of a layer; of a layer with one input channel, in rows of four."""
-    if kernels.shape[1] == 1 and len(kernels) > 4:
+    if kernels.shape[1] == 1 and len(kernels) >= 4:
         kernels = kernels[: len(kernels) // 4 * 4].reshape(-1, 4, *kernels.shape[2:])
     kernels = kernels[:_LARGEST_MOSAIC, :_LARGEST_MOSAIC]
     bound = np.quantile(np.abs(kernels), 0.995)
