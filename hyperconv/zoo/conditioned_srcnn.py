@@ -83,7 +83,8 @@ class ConcatenatedSRCNN(SRCNN):
         super().__init__(channels, 1 + context_dim, scale=scale)
 
     def filtered(self, interpolated: Tensor, told: Tensor) -> Tensor:
-        planes = told[..., None, None].expand(-1, -1, *interpolated.shape[2:])
+        # a constant plane adds up over all taps; so scaled, it starts out as loud as an image of unit variance
+        planes = (told / self.first.kernel_size[0])[..., None, None].expand(-1, -1, *interpolated.shape[2:])
         return self.first(torch.cat([interpolated, planes], dim=1))
 
 
