@@ -97,7 +97,7 @@ RATES = (6e-4, 2e-3, 6e-3, 2e-2)
 CHOSEN: Mapping[Graphs, Mapping[str, float]] = {
     "digits": {},
     "MUTAG": {"hyper": 6e-3, "no-first-message": 6e-3, "normal": 6e-3, "gin": 6e-4, "nnconv": 2e-2},
-    "PROTEINS": {},
+    "PROTEINS": {"hyper": 6e-3, "no-first-message": 6e-3, "normal": 6e-3, "gin": 6e-3},
 }
 DEPTHS = (2, 4, 6, 8)
 
