@@ -175,7 +175,7 @@ def _filters(network: Any, told: Tensor) -> Any:
 
 
 _RECIPE = Recipe("adam", 8e-3, 0.0, "one-cycle", batch_size=16, epochs=3, patience=None, shuffle=True)
-_GRID = {"learning_rate": (4e-3, 8e-3, 1.6e-2, 3.2e-2)}
+_GRID = {"learning_rate": (2e-3, 4e-3, 8e-3, 1.6e-2)}
 # widths such that all trained arms have about as many parameters
 _NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "hyper": partial(ConditionedSRCNN, (16, 16), COEFFICIENTS),

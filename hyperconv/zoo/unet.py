@@ -105,4 +105,9 @@ def hyper_unet(
     """
     generator = partial(CoordinateMLP, hidden=(*_GENERATOR, features), norm=norm)
     convolution = partial(_HYPER_CONVOLUTIONS[dims], generator=generator)
-    return GeneratedTogether(UNet(dims, classes, widths, kernel_size, convolution))
+    network = UNet(dims, classes, widths, kernel_size, convolution)
+    for module in network.modules():
+        if isinstance(module, CoordinateMLP):
+            # as stored kernels have, whose taps do not cancel; without, training starts slowly
+            nn.init.normal_(module.mean, std=len(module.grid) ** -0.5)
+    return GeneratedTogether(network)
