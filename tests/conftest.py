@@ -1,5 +1,6 @@
 import functools
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import torch
 
 from hyperconv import plotting
 from hyperconv.data import digits as digits_module
+
+# each of several test processes takes its share of the cores, and so does what it starts
+if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))) > 1:
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
 
 
 def write_idx(path: Path, array: torch.Tensor, compress: bool = False) -> None:
