@@ -1,24 +1,20 @@
 """Train the networks that an experiment compares, digit classifiers first of all; see --help."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
 from hyperconv import cli
-from hyperconv.experiments.declared import experiments
-from hyperconv.experiments.results import FAILED
+from hyperconv.experiments.declared import experiments, flags_of
+from hyperconv.experiments.results import FAILED, Result
 from hyperconv.experiments.run import Outcome, run
 from hyperconv.experiments.settings import Run, as_text
 from hyperconv.experiments.statistics import mean_interval
+from hyperconv.experiments.sweep import Sweep, sweep
 from hyperconv.experiments.tune import tune
 from hyperconv.extras import command_for, missing
-
-
-def settings_for(args: Sequence[str]) -> tuple[type, ...]:
-    """What flags there are: those of every run, and those that its experiment declares."""
-    experiment = experiments().get(cli.value_of("experiment", args, Run.experiment))
-    return (Run, experiment.options) if experiment and experiment.options else (Run,)
 
 
 def main(settings: Run, options: Any = None) -> None:
@@ -92,5 +88,40 @@ def _figures(outcome: Outcome) -> Table:
     return table
 
 
+def main_of_sweep(settings: Sweep) -> None:
+    cli.console().print(_swept(settings.file, sweep(settings)))
+
+
+def _swept(title: str, rows: Sequence[Result]) -> Table:
+    table = Table(title=title)
+    for column in ("experiment", "settings", "arm"):
+        table.add_column(column, overflow="fold")
+    for column in ("trainings", "failed", "metric", "validation", "test"):
+        table.add_column(column, justify="right")
+    for network in dict.fromkeys((row.experiment, row.settings, row.arm, row.data) for row in rows):
+        own = [row for row in rows if (row.experiment, row.settings, row.arm, row.data) == network]
+        failed = {row.training for row in own if row.metric == FAILED}
+        metric = experiments()[network[0]].objective.metrics[0]
+        cells = [str(len({row.training for row in own})), str(len(failed)), metric.name]
+        for split in ("validation", "test"):
+            values = [
+                row.value
+                for row in own
+                if (row.split, row.metric, row.at) == (split, metric.name, "") and row.training not in failed
+            ]
+            interval = mean_interval(values) if len(values) > 1 else values
+            cells.append(" ± ".join(metric.text(value) for value in interval))
+        table.add_row(*network[:3], *cells)
+    return table
+
+
+def arguments_of_sweep(args: Sequence[str]) -> list[str]:
+    """The file may stand without its flag."""
+    return [*(["--file"] if args and not args[0].startswith("-") else []), *args]
+
+
 if __name__ == "__main__":
-    cli.run(main, settings_for)
+    if sys.argv[1:2] == ["sweep"]:
+        cli.run(main_of_sweep, Sweep, arguments_of_sweep(sys.argv[2:]))
+    else:
+        cli.run(main, flags_of)

@@ -138,6 +138,18 @@ def value_of(flag: str, args: Sequence[str], default: str) -> str:
     return value
 
 
+def flag_texts(flag: str, value: Any) -> list[str]:
+    """A flag with its value as a command line has them; nothing for False or None.
+
+    >>> flag_texts("hidden", [8, 4]), flag_texts("quick", True), flag_texts("quick", False)
+    (['--hidden', '8', '4'], ['--quick'], [])
+    """
+    if value is None or value is False:
+        return []
+    values = [] if value is True else value if isinstance(value, list) else [value]
+    return [f"--{flag}", *map(str, values)]
+
+
 def from_stored(settings: type[Settings], stored: dict[str, Any]) -> Settings:
     """Settings as a file holds them, checked as flags are.
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import main
 from hyperconv import cli
+from hyperconv.experiments.declared import flags_of
 
 ROOT = Path(main.__file__).parent
 
 
 def run(capsys, *args: str) -> tuple[int, str, str]:
     """Exit code, output and errors of main.py in this process."""
-    return run_script(capsys, main.main, main.settings_for, *args)
+    return run_script(capsys, main.main, flags_of, *args)
 
 
 def run_script(capsys, script: Callable, settings, *args: str) -> tuple[int, str, str]:
@@ -73,7 +74,7 @@ def _context() -> BaseContext:
 
 
 def _main(*args: str) -> None:
-    cli.run(main.main, main.settings_for, args)
+    cli.run(main.main, flags_of, args)
 
 
 def rows_in(path: Path) -> int:

@@ -33,7 +33,7 @@ class Splits:
             return self
         first: Any = torch.arange(count)  # indexed by a batch of indices, which a list is not
         train: Any = self.train
-        return replace(self, train=Subset(train, first), note=f"{self.note}; quick: {count} of them")
+        return replace(self, train=Subset(train, first), note=f"{self.note}; {count} of them to train on")
 
 
 def _world() -> tuple[int, int]:

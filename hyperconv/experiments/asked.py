@@ -96,7 +96,9 @@ class Asked:
                 splits = load(self.settings.data)
         except ImportError as error:
             raise InputError(str(error)) from error
-        return splits.shortened(experiment.quick_samples) if self.settings.quick else splits
+        quick = [experiment.quick_samples] if self.settings.quick else []
+        asked_for = [self.settings.samples] if self.settings.samples else []
+        return splits.shortened(min([*quick, *asked_for], default=len(splits.train)))
 
     def training(self, arm: str, seed: int, fold: int | None) -> Training:
         experiment, settings, splits = self.experiment, self.settings, self.splits(fold)

@@ -2,9 +2,12 @@
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 
+from ..cli import value_of
 from .experiment import Experiment
+from .settings import Run
 
 
 @cache
@@ -16,3 +19,9 @@ def experiments() -> dict[str, Experiment]:
     ]
     declared = [experiment for module in modules for experiment in getattr(module, "EXPERIMENTS", ())]
     return {experiment.name: experiment for experiment in declared}
+
+
+def flags_of(args: Sequence[str]) -> tuple[type, ...]:
+    """What flags a command line may have: those of every run, and those that its experiment declares."""
+    experiment = experiments().get(value_of("experiment", args, Run.experiment))
+    return (Run, experiment.options) if experiment and experiment.options else (Run,)

