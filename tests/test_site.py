@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-
 from helpers import ROOT
 
 pytest.importorskip("mkdocs")
