@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from ..generators import DenseGenerator
 from ..layers import HyperConv2d
 
+# taps along an axis of the first convolution
+_FIRST = 9
+
 
 class Bicubic(nn.Module):
     """Bicubic interpolation (Keys, a = -1/2).
@@ -55,7 +58,7 @@ class SRCNN(Bicubic):
         super().__init__(scale)
         wide, narrow = channels
         at_edges: dict[str, Any] = {"padding": "same", "padding_mode": "replicate"}
-        self.first = first_layer(inputs, wide, 9, **at_edges)
+        self.first = first_layer(inputs, wide, _FIRST, **at_edges)
         self.second = nn.Conv2d(wide, narrow, 1)
         self.third = nn.Conv2d(narrow, 1, 5, **at_edges)
         for parameter in self.third.parameters():
@@ -84,7 +87,7 @@ class ConcatenatedSRCNN(SRCNN):
 
     def filtered(self, interpolated: Tensor, told: Tensor) -> Tensor:
         # a constant plane adds up over all taps; so scaled, it starts out as loud as an image of unit variance
-        planes = (told / self.first.kernel_size[0])[..., None, None].expand(-1, -1, *interpolated.shape[2:])
+        planes = (told / _FIRST)[..., None, None].expand(-1, -1, *interpolated.shape[2:])
         return self.first(torch.cat([interpolated, planes], dim=1))
 
 

@@ -1,6 +1,7 @@
 """Kernels at several numbers of taps, and accuracies at several resolutions."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +23,8 @@ def kernels_and_accuracies(
     """
     set_style()
     figure = plt.figure(figsize=(9.6, 1.7 * len(kernels) + 0.7), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.15, 1])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1.15, 1])
+    left, right = halves
     axes = left.subplots(len(kernels), len(next(iter(kernels.values()))), squeeze=False)
     for row, (arm, by_taps) in zip(axes, kernels.items(), strict=True):
         row[0].set_ylabel(arm, color=ARM_COLOURS.get(arm, "0.15"))
