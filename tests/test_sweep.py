@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -172,3 +173,10 @@ def test_two_machines_of_a_cluster_share_a_sweep(tiny, tmp_path, monkeypatch):
     assert in_process(tiny, tmp_path / "alone").wait() == 0
     alone = results.read(tmp_path / "alone" / "tiny" / "results.csv")
     assert comparable(rows) == comparable(alone)
+
+
+def test_the_example_of_the_docs_is_a_sweep(tmp_path):
+    text = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/experiments.md").read_text(), re.DOTALL)[1]
+    path = tmp_path / "example.yaml"
+    path.write_text(text)
+    assert len(read_trials(path)) == 20
