@@ -204,6 +204,9 @@ def _interval(values: Sequence[float], digits: int) -> str:
     """Mean and, of several values, half the width of its 95 % interval."""
     if not values:
         return ""
+    before_point = len(str(int(abs(mean(values)))))
+    # of 22.9 dB, the fourth decimal says nothing
+    digits = digits if before_point < 2 else max(min(2, digits), digits - before_point)
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
     interval = mean_interval(values)
