@@ -31,6 +31,10 @@ class PerCall(Generic[Value]):
             values.clear()
             self._blocks.set(tuple(block for block in self._blocks.get() if block is not values))
 
+    def within_any(self) -> bool:
+        """Whether a block has been entered at all."""
+        return bool(self._blocks.get())
+
     def get(self, module: nn.Module) -> Value | None:
         for block in reversed(self._blocks.get()):
             if module in block:

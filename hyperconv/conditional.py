@@ -2,16 +2,23 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .calls import a_tensor_of, compiling, full_precision
-from .layers import HyperLayer
+from .layers import CACHED, BatchError, HyperLayer
 
 # of fewer, standardised ones would be signs, or nothing
 _FEWEST_FEATURES = 3
+# with these, torch's layers call the layers that they are made of, instead of reading their weights
+_PAST_FAST_PATHS: dict[type[nn.Module], dict[str, Any]] = {
+    nn.TransformerEncoder: {"use_nested_tensor": False},
+    nn.TransformerEncoderLayer: {"activation_relu_or_gelu": 0},
+}
 
 
 class Conditional(nn.Module):
@@ -31,7 +38,8 @@ class Conditional(nn.Module):
         hidden: widths of the trunk's layers, the last of them 3 or more.
 
     Raises:
-        ValueError: too few features.
+        ValueError: too few features; or a part with hyper layers that lies in a plain list, tuple or dict, too, which a
+            call would run without a context.
 
     Attributes:
         network: the network.
@@ -52,6 +60,10 @@ class Conditional(nn.Module):
             raise ValueError(
                 f"the last hidden width must be {_FEWEST_FEATURES} or more, got {hidden[-1]}: features are standardised"
             )
+        for part, place in places_in_plain_containers(network).items():
+            if any(isinstance(each, HyperLayer) for each in part.modules()):
+                name = next(name for name, each in network.named_modules() if each is part)
+                raise ValueError(f"part {name}: {place}")
         self.context_dim = context_dim
         self.network = network
         layers: list[nn.Module] = []
@@ -64,31 +76,45 @@ class Conditional(nn.Module):
         """What the network makes of its inputs, told the context.
 
         Args:
-            context: ``(context_dim,)`` for one network, ``(B, context_dim)`` for one a sample. None within
-                `hyperconv.cached`, whose context it is then.
+            context: ``(context_dim,)`` for one network, ``(B, context_dim)`` for one a sample. Within
+                `hyperconv.cached`, the cached one, or None.
 
         Raises:
             ValueError: a context of another width, or that is missing; or one a sample, where the network reads a
-                layer's ``weight`` instead of calling the layer. The message names that layer.
+                layer's ``weight`` instead of calling the layer, or calls it with other samples than its own. The
+                message names that layer.
+            RuntimeError: within `hyperconv.cached`, another context than that.
         """
-        if context is None:
-            if all(part.cached_kernel is None for part in self.modules() if isinstance(part, HyperLayer)):
-                raise ValueError(f"the network needs a context of width {self.context_dim}, got none")
+        served = self._served_context()
+        if served is not None:
+            if context is not None and not torch.equal(self.features(context), served):
+                raise RuntimeError("called with another context than the kernels were cached for")
             return self.network(*inputs, **named)
+        if context is None:
+            raise ValueError(f"the network needs a context of width {self.context_dim}, got none")
         features = self.features(context)
         if compiling():
             return _told_while_it_runs(self.network, features, inputs, named)
         network = _told(self.network, features, {})
         try:
             return network(*inputs, **named)
-        except AttributeError as error:
+        except (AttributeError, BatchError) as error:
+            what = error.name if isinstance(error, AttributeError) else None
             for name, part in network.named_modules():
-                if isinstance(part, HyperLayer) and part is error.obj and error.name in ("weight", "bias"):
+                if isinstance(part, HyperLayer) and part is error.obj and what in ("weight", "bias", None):
+                    reason = f"the network reads its {what}, which differs from sample to sample" if what else error
                     raise ValueError(
-                        f"layer {name}: the network reads its {error.name}, which differs from sample to sample; "
-                        "give one context for the batch, or do not select the layer"
+                        f"layer {name or type(part).__name__}: {reason}; give one context for the batch, or do not "
+                        "select the layer"
                     ) from error
             raise
+
+    def _served_context(self) -> Tensor | None:
+        """What the layers of this network are served for in `hyperconv.cached`."""
+        if not CACHED.within_any():
+            return None
+        kernels = (part.cached_kernel for part in self.modules() if isinstance(part, HyperLayer))
+        return next((each.context for each in kernels if each is not None and each.context is not None), None)
 
     def features(self, context: Tensor) -> Tensor:
         """What the layers' generators take: ``(..., context_dim)`` to ``(..., hidden[-1])``."""
@@ -100,6 +126,22 @@ class Conditional(nn.Module):
         # kernels may be rounded in mixed precision, but not what they are computed from
         with full_precision(self.trunk):
             return self.trunk(context.to(a_tensor_of(self.trunk).dtype))
+
+
+def places_in_plain_containers(network: nn.Module) -> dict[nn.Module, str]:
+    """The parts of a network that its modules hold otherwise, too, and what is wrong with that."""
+    parts = set(network.modules())
+    places: dict[nn.Module, str] = {}
+    for path, part in network.named_modules():
+        for attribute, value in vars(part).items():
+            if attribute != "_modules":
+                place = f"{path}.{attribute}".lstrip(".")
+                held = (each for each in tree_leaves(value) if isinstance(each, nn.Module) and each in parts)
+                places |= dict.fromkeys(
+                    held,
+                    f"it is also in {place}, where it cannot be replaced; make that an nn.ModuleList or ModuleDict",
+                )
+    return places
 
 
 def _told(module: nn.Module, context: Tensor, copies: dict[nn.Module, nn.Module]) -> nn.Module:
@@ -114,8 +156,39 @@ def _told(module: nn.Module, context: Tensor, copies: dict[nn.Module, nn.Module]
             if any(child is not module._modules[name] for name, child in children.items()):
                 twin = _shallow(module)
                 twin._modules = children
+                if context.dim() > 1:
+                    _call_layers_instead_of_reading_them(twin)
         copies[module] = twin
     return copies[module]
+
+
+def _call_layers_instead_of_reading_them(twin: nn.Module) -> None:
+    """What torch's attention computes of weights that it reads, of layers that have one a sample."""
+    layer: Any = twin
+    if isinstance(twin, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) and not layer.self_attn.batch_first:
+        # which goes unnoticed where there are as many tokens as samples
+        raise ValueError(
+            f"{type(twin).__name__}: its batch is not the first axis; for a context a sample, build it with "
+            "batch_first=True"
+        )
+    for kind, attributes in _PAST_FAST_PATHS.items():
+        if isinstance(twin, kind):
+            vars(twin).update(attributes)
+    if type(twin) is nn.MultiheadAttention and isinstance(twin.out_proj, HyperLayer):
+        twin.__class__ = _AttentionProjectedBySample
+
+
+class _AttentionProjectedBySample(nn.MultiheadAttention):
+    """Attention that reads an identity for its output projection, which is called afterwards."""
+
+    def forward(self, query: Tensor, *inputs: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
+        projection: Any = self._modules["out_proj"]
+        identity = torch.eye(self.embed_dim, device=query.device, dtype=a_tensor_of(projection).dtype)
+        vars(self)["out_proj"] = SimpleNamespace(weight=identity, bias=identity.new_zeros(self.embed_dim))
+        attended, weights = super().forward(query, *inputs, **named)
+        if self.batch_first:
+            return projection(attended), weights
+        return projection(attended.transpose(0, 1)).transpose(0, 1), weights
 
 
 def _shallow(module: Any) -> Any:

@@ -18,7 +18,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .calls import a_tensor_of
-from .conditional import Conditional
+from .conditional import Conditional, places_in_plain_containers
 from .extras import needing
 from .generators import CoordinateMLP, DenseGenerator, Generator, StartAtKernel
 from .layers import (
@@ -120,7 +120,7 @@ def hyperize(
     """
     network = module if inplace else _copy(module)
     chosen = {layer: name for name, layer in _outside(network) if _kind(layer, _HYPER) and select(name, layer)}
-    owners = _owners(network)
+    owners, places = _owners(network), places_in_plain_containers(network)
     generators: dict[nn.Parameter, Generator] = {}
     twins: dict[nn.Module, nn.Module] = {}
     layer: Any
@@ -128,8 +128,14 @@ def hyperize(
         with _named(name, layer):
             if obstacle := _obstacle(layer, _kind(layer, _HYPER)):
                 raise ValueError(f"{obstacle}; or do not select it")
-            if others := [place for owner, place in owners[layer.weight] if owner not in chosen]:
-                raise ValueError(f"its weight is also {', '.join(others)}, which is not replaced; select all or none")
+            if layer in places:
+                raise ValueError(places[layer])
+            generated = ("weight", "bias") if bias_generator and layer.bias is not None else ("weight",)
+            for kind in generated:
+                if others := [place for owner, place in owners[getattr(layer, kind)] if owner not in chosen]:
+                    raise ValueError(
+                        f"its {kind} is also {', '.join(others)}, which is not replaced; select all or none"
+                    )
             bias_is_shared = layer.bias is not None and len(owners[layer.bias]) > 1
             keep_bias = keep_function or bias_is_shared
             twins[layer] = _hyper_twin(layer, generator, bias_generator, generators, keep_function, keep_bias)
@@ -181,7 +187,7 @@ def conditional(
     if not layers:
         raise ValueError(f"no layer of this {type(network).__name__} is selected; nothing in it would know the context")
     first = a_tensor_of(layers[0].generator)
-    return Conditional(made, context_dim, hidden, device=first.device, dtype=first.dtype)
+    return Conditional(made, context_dim, hidden, device=first.device, dtype=first.dtype.to_real())
 
 
 def bake(module: nn.Module, context: Tensor | None = None, check: Any = None) -> nn.Module:
@@ -299,18 +305,19 @@ def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
     return twin
 
 
-def cost(module: nn.Module, *inputs: Any) -> "pd.DataFrame":
+def cost(module: nn.Module, *inputs: Any, **named: Any) -> "pd.DataFrame":
     """What the hyper layers of a network store and compute.
 
     Args:
         module: any network with hyper layers.
         inputs: for one call of it (in evaluation mode), to count the floating point operations of products and
             convolutions.
+        named: the same, as ``context=`` of a conditional network.
 
     Returns:
-        A row a layer and their sum: ``stored`` (parameters of generators and biases; those that layers share count
-        in each row, once in the sum), ``baked`` (parameters of the plain layer), and, with inputs, ``generate`` and
-        ``apply`` (operations of the call).
+        A row a layer, one for the trunk of a conditional network, and their sum: ``stored`` (parameters of generators
+            and biases; those that layers share count in each row, once in the sum), ``baked`` (parameters of the plain
+            layer), and, with inputs, ``generate`` and ``apply`` (operations of the call).
 
     Raises:
         ImportError: pandas, of whose tables this is one, is not installed.
@@ -326,11 +333,12 @@ def cost(module: nn.Module, *inputs: Any) -> "pd.DataFrame":
         import pandas as pd
 
     layers = {name or type(layer).__name__: layer for name, layer in _hyper_layers(module)}
-    table = pd.DataFrame(
-        {"stored": map(_numbers, layers.values()), "baked": map(_baked_numbers, layers.values())}, index=list(layers)
-    )
-    if inputs:
-        operations = _operations(module, inputs)
+    trunks = {"trunk": module.trunk} if isinstance(module, Conditional) else {}
+    parts: dict[str, nn.Module] = {**layers, **trunks}
+    baked = [*map(_baked_numbers, layers.values()), *(0 for _ in trunks)]
+    table = pd.DataFrame({"stored": map(_numbers, parts.values()), "baked": baked}, index=list(parts))
+    if inputs or named:
+        operations = _operations(module, inputs, named)
         table["generate"] = [generate for generate, _ in operations]
         table["apply"] = [whole - generate for generate, whole in operations]
     starts = [_numbers(layer) - _start_numbers(layer) for layer in layers.values()]
@@ -342,7 +350,7 @@ def cost(module: nn.Module, *inputs: Any) -> "pd.DataFrame":
             stacklevel=2,
         )
     total = table.sum()
-    total["stored"] = sum(p.numel() for p in {p for layer in layers.values() for p in layer.parameters()})
+    total["stored"] = sum(p.numel() for p in {p for part in parts.values() for p in part.parameters()})
     table.loc["sum"] = total
     return table
 
@@ -359,45 +367,60 @@ def _hyper_layers(module: nn.Module) -> list[tuple[str, HyperLayer]]:
 
 
 @torch.no_grad()
-def _operations(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[int, int]]:
-    """Operations to generate and in all, of every hyper layer, over all its calls in one call of the network."""
+def _operations(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> list[tuple[int, int]]:
+    """Operations to generate and in all, of every hyper layer and of a trunk, over all calls in one of the network."""
     from torch.utils.flop_counter import FlopCounterMode  # brings triton
 
     network = copy.deepcopy(module).eval()
-    layers = [layer for _, layer in _hyper_layers(network)]
-    generate, whole = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0)
-    running: list[HyperLayer] = []
+    layers: list[nn.Module] = [layer for _, layer in _hyper_layers(network)]
+    generators = {
+        generator: layer
+        for layer in reversed(cast(list[HyperLayer], layers))
+        for generator in (layer.generator, layer.bias_generator)
+        if generator is not None
+    }
+    trunks = [network.trunk] if isinstance(network, Conditional) else []
+    generate, whole = dict.fromkeys([*layers, *trunks], 0), dict.fromkeys([*layers, *trunks], 0)
+    running: list[nn.Module] = []
     with FlopCounterMode(display=False) as counter:
 
-        def count_generating(run: Callable[..., Any]) -> Callable[..., Any]:
+        def count_generating(run: Callable[..., Any], owner: nn.Module) -> Callable[..., Any]:
             def counted(*arguments: Any) -> Any:
                 before = counter.get_total_flops()
                 made = run(*arguments)
-                generate[running[-1]] += counter.get_total_flops() - before
+                operations = counter.get_total_flops() - before
+                layer = running[-1] if running else owner
+                generate[layer] += operations
+                if not running:
+                    # something read the weight, and will apply it
+                    whole[layer] += operations
                 return made
 
             return counted
 
-        for generator in {each for layer in layers for each in (layer.generator, layer.bias_generator) if each}:
+        for generator, owner in generators.items():
             # a layer takes factors and filters only of a generator whose forward is the usual one
             usual = type(generator).forward is Generator.forward
             for way in ("generate", "factors", "filters") if usual else ("forward",):
-                setattr(generator, way, count_generating(getattr(generator, way)))
+                setattr(generator, way, count_generating(getattr(generator, way), owner))
+        for trunk in trunks:
+            setattr(trunk, "forward", count_generating(trunk.forward, trunk))  # noqa: B010
 
-        def begin(layer: HyperLayer, arguments: Any) -> None:
+        # a call may run a copy of the layer, which its hooks are given
+        def begin(layer: nn.Module, *call: Any) -> None:
             running.append(layer)
             whole[layer] -= counter.get_total_flops()
 
-        def end(layer: HyperLayer, arguments: Any, output: Any) -> None:
+        def end(layer: nn.Module, *call: Any) -> None:
             whole[layer] += counter.get_total_flops()
             running.pop()
 
         for layer in layers:
-            layer.register_forward_pre_hook(begin)
-            layer.register_forward_hook(end)
+            layer.register_forward_pre_hook(partial(begin, layer))
+            layer.register_forward_hook(partial(end, layer))
         with layer_by_layer():
-            network(*inputs)
-    return [(generate[layer], whole[layer]) for layer in layers]
+            network(*inputs, **named)
+    return [(generate[part], whole[part]) for part in generate]
 
 
 def _outside(module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -82,6 +82,18 @@ def _identity(tensor: Tensor | None) -> tuple[int, int, int] | None:
     return id(tensor), tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
+class BatchError(ValueError):
+    """A layer with a context a sample was called with other samples than those.
+
+    Attributes:
+        obj: the layer.
+    """
+
+    def __init__(self, layer: nn.Module, message: str) -> None:
+        super().__init__(message)
+        self.obj = layer
+
+
 class HyperLayer(nn.Module):
     """What all layers share: a generator for the weight, and a bias that is stored, generated or absent.
 
@@ -126,6 +138,12 @@ class HyperLayer(nn.Module):
             raise ValueError(
                 f"{type(self.generator).__name__} cannot generate a bias of {size} numbers: {error}"
             ) from error
+        if made.context_dim != self.generator.context_dim:
+            widths = [
+                "no context" if each.context_dim is None else f"contexts of width {each.context_dim}"
+                for each in (self.generator, made)
+            ]
+            raise ValueError(f"the weight's generator takes {widths[0]}, the bias' {widths[1]}")
         made.kernel_std = self._bias_std()
         made.reset_parameters()
         return made
@@ -225,11 +243,11 @@ class HyperLayer(nn.Module):
         if context is None or context.dim() < 2:
             return False
         if input.dim() != batched_rank:
-            raise ValueError(
-                f"a context a sample, {tuple(context.shape)}, needs a batch of inputs, got {tuple(input.shape)}"
+            raise BatchError(
+                self, f"a context a sample, {tuple(context.shape)}, needs a batch of inputs, got {tuple(input.shape)}"
             )
         if context.shape[0] != input.shape[0]:
-            raise ValueError(f"{context.shape[0]} contexts for {input.shape[0]} samples")
+            raise BatchError(self, f"{context.shape[0]} contexts for {input.shape[0]} samples")
         return True
 
 

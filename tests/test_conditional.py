@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from hyperconv import CoordinateMLP, DenseGenerator, LowRankGenerator, bake, cached, conditional
+from hyperconv import CoordinateMLP, DenseGenerator, HyperLinear, LowRankGenerator, bake, cached, conditional, cost
 from hyperconv.layers import HyperLayer
 
 LAYERS = {
@@ -49,7 +49,7 @@ def net():
 
 def learned(network, **settings):
     """A conditional network that is no longer what it started as."""
-    made = conditional(network, 2, **settings).to(next(network.parameters()).dtype)
+    made = conditional(network, 2, **settings)
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.requires_grad:
@@ -211,15 +211,13 @@ def test_mixed_precision_rounds_what_is_computed_and_not_the_generators(net):
     torch.testing.assert_close(output.float(), told(input, context=contexts), rtol=0.1, atol=0.1)
 
 
-def test_a_layer_whose_weight_others_read_knows_one_context_and_refuses_many():
+def test_a_layer_whose_weight_others_read_knows_one_context():
     torch.manual_seed(0)
     encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).eval()
     told = learned(encoder, keep_function=True)
     tokens, contexts = torch.randn(3, 5, 8), torch.randn(3, 2)
     baked = bake(told, contexts[0])
     torch.testing.assert_close(told(tokens, context=contexts[0]), baked(tokens), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"layer self_attn\.out_proj: the network reads its weight"):
-        told.train()(tokens, context=contexts)
     others = learned(encoder, select=lambda name, layer: "linear" in name).train()
     outputs = others(tokens, context=contexts)
     for output, token, context in zip(outputs, tokens, contexts, strict=True):
@@ -282,11 +280,12 @@ class Reads(nn.Module):
         return self.linear(input) + getattr(self.linear, self.what).sum()
 
 
-def test_a_bias_that_is_read_is_that_of_one_context_and_refused_for_many():
-    told = learned(Reads("bias"))
+@pytest.mark.parametrize("what", ("weight", "bias"))
+def test_what_is_read_is_that_of_one_context_and_refused_for_many(what):
+    told = learned(Reads(what))
     input, contexts = torch.randn(4, 4), torch.randn(4, 2)
     torch.testing.assert_close(told(input, context=contexts[0]), bake(told, contexts[0])(input))
-    with pytest.raises(ValueError, match="layer linear: the network reads its bias"):
+    with pytest.raises(ValueError, match=f"layer linear: the network reads its {what}"):
         told(input, context=contexts)
 
 
@@ -308,3 +307,186 @@ def test_a_conditional_part_is_baked_and_cached_by_itself():
     for refused in (lambda: bake(whole, torch.randn(2)), lambda: cached(whole, torch.randn(2)).__enter__()):
         with pytest.raises(ValueError, match="part 0 is conditional"):
             refused()
+
+
+class Tied(nn.Module):
+    """A bias that a parameter of another kind, or another layer, has too."""
+
+    def __init__(self, other="offset"):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        if other == "offset":
+            self.offset = self.first.bias
+        else:
+            self.second.bias = self.first.bias
+
+    def forward(self, input):
+        return self.second(self.first(input))
+
+
+def test_a_bias_that_is_also_someone_elses_is_refused_where_it_would_be_untied():
+    with pytest.raises(ValueError, match=r"layer first: its bias is also offset, which is not replaced"):
+        conditional(Tied(), 2)
+    with pytest.raises(ValueError, match=r"layer first: its bias is also second\.bias, which is not replaced"):
+        conditional(Tied("second"), 2, select=lambda name, layer: name == "first")
+    told = learned(Tied("second"))
+    assert told.network.first.bias_generator is told.network.second.bias_generator
+    baked = bake(told, torch.randn(2))
+    assert baked.first.bias is baked.second.bias
+
+
+class InAList(nn.Module):
+    def __init__(self, depth):
+        super().__init__()
+        made = nn.Linear(4, 4)
+        for _ in range(depth):
+            made = nn.Sequential(made)
+        self.part = made
+        self.order = {"forth": [made]}
+
+    def forward(self, input):
+        return self.order["forth"][0](input)
+
+
+def test_layers_in_plain_containers_are_refused_by_name():
+    for depth, name in ((0, "part"), (1, "part.0"), (2, "part.0.0")):
+        with pytest.raises(ValueError, match=r"part.*is also in order, where it cannot be replaced; .*nn\.ModuleList"):
+            conditional(InAList(depth), 2)
+        kept = conditional(nn.Sequential(InAList(depth), nn.Linear(4, 4)), 2, select=lambda name, layer: name == "1")
+        assert kept(torch.randn(3, 4), context=torch.randn(3, 2)).shape == (3, 4), name
+
+
+def test_cost_of_a_conditional_network_counts_its_trunk_and_takes_a_context(net):
+    told = conditional(net, 2, hidden=(8, 4))
+    input, contexts = images(), torch.randn(5, 2)
+    table, of_one = cost(told, input, context=contexts), cost(told, input, context=contexts[0])
+    assert table.loc["sum", "stored"] == sum(each.numel() for each in told.trunk.parameters()) + sum(
+        each.numel() for layer in told.modules() if isinstance(layer, HyperLayer) for each in layer.parameters()
+    )
+    assert table.loc["trunk", ["stored", "baked"]].tolist() == [60, 0]
+    assert table.loc["trunk", "generate"] == 5 * of_one.loc["trunk", "generate"] == 5 * 2 * (2 * 8 + 8 * 4)
+    assert table.loc["network.last", "apply"] > 0
+    # called twice, so generated twice
+    assert of_one.loc["network.twice", "generate"] == 2 * 2 * 4 * (6 * 6 * 9 + 6)
+    assert of_one.loc["network.first.0", "apply"] == 2 * 5 * 64 * 6 * 3 * 9
+
+
+def test_a_weight_that_is_read_is_counted_too():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    tokens = torch.randn(2, 3, 8)
+    table = cost(conditional(attention, 2, hidden=(4,)), tokens, tokens, tokens, context=torch.randn(2))
+    generate, once = table.loc["network.out_proj", "generate"], 2 * 4 * (8 * 8 + 8)
+    assert generate > 0 and generate % once == 0
+
+
+def test_generators_of_another_width_than_their_layers_are_refused():
+    def of_odd_biases(shape, **factory):
+        return DenseGenerator(shape, 3 if len(shape) > 1 else 2, **factory)
+
+    with pytest.raises(
+        ValueError, match=r"the weight's generator takes contexts of width 3, the bias' contexts of width 2"
+    ):
+        HyperLinear(4, 4, bias="generated", generator=of_odd_biases)
+
+    def without(shape, context_dim, **factory):
+        return DenseGenerator(shape, **factory)
+
+    with pytest.raises(ValueError, match="layer Linear: the weight's generator takes no context, the bias' contexts"):
+        conditional(nn.Linear(4, 4), 2, generator=without)
+
+
+@pytest.mark.parametrize("batch_first", (True, False))
+def test_attention_calls_its_projection_where_there_is_one_a_sample(batch_first):
+    torch.manual_seed(0)
+    told = learned(nn.MultiheadAttention(8, 2, batch_first=batch_first, kdim=6, vdim=5, add_bias_kv=True))
+    query, key, value = torch.randn(3, 4, 8), torch.randn(3, 7, 6), torch.randn(3, 7, 5)
+    contexts = torch.randn(3, 2)
+    inputs = [each if batch_first else each.transpose(0, 1) for each in (query, key, value)]
+    attended, weights = told(*inputs, context=contexts)
+    attended = attended if batch_first else attended.transpose(0, 1)
+    for index, context in enumerate(contexts):
+        alone = [each[index : index + 1] if batch_first else each[:, index : index + 1] for each in inputs]
+        expected, seen = bake(told, context)(*alone)
+        expected = expected if batch_first else expected.transpose(0, 1)
+        torch.testing.assert_close(attended[index], expected[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weights[index], seen[0])
+
+
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("training", (False, True))
+def test_transformers_take_a_context_a_sample_in_training_and_evaluation(training, masked):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2).train(training)
+    told = learned(encoder, keep_function=True)
+    tokens, contexts = torch.randn(3, 5, 8), torch.randn(3, 2)
+    mask = torch.arange(5) >= torch.tensor([[5], [3], [4]]) if masked else None
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            outputs = told(tokens, src_key_padding_mask=mask, context=contexts)
+            for index, context in enumerate(contexts):
+                own = None if mask is None else mask[index : index + 1]
+                expected = bake(told, context)(tokens[index : index + 1], src_key_padding_mask=own)
+                length = 5 if mask is None else int((~mask[index]).sum())
+                torch.testing.assert_close(outputs[index, :length], expected[0, :length], rtol=1e-4, atol=1e-5)
+
+
+def test_transformers_whose_batch_comes_second_take_one_context_only():
+    told = conditional(nn.TransformerEncoderLayer(8, 2, 16), 2)
+    assert told(torch.randn(3, 3, 8), context=torch.randn(2)).shape == (3, 3, 8)
+    with pytest.raises(ValueError, match="TransformerEncoderLayer: its batch is not the first axis"):
+        told(torch.randn(3, 3, 8), context=torch.randn(3, 2))
+
+
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(2, 3, 3, padding=1, dtype=torch.complex64)
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, signal):
+        return self.last(self.conv(torch.fft.fft(signal)).abs())
+
+
+def test_complex_networks_have_a_real_trunk():
+    torch.manual_seed(0)
+    net = Spectral()
+    told = conditional(net, 2, keep_function=True)
+    signal, contexts = torch.randn(4, 2, 8), torch.randn(4, 2)
+    torch.testing.assert_close(told(signal, context=contexts), net(signal))
+    told = learned(net)
+    outputs = told(signal, context=contexts)
+    outputs.square().sum().backward()
+    assert all(each.grad is not None for each in told.parameters())
+    for output, input, context in zip(outputs, signal, contexts, strict=True):
+        torch.testing.assert_close(bake(told, context)(input[None])[0], output, rtol=1e-4, atol=1e-5)
+    # the variance of a complex number is that of both of its parts
+    kernels = DenseGenerator((16, 24, 3), context_dim=5, dtype=torch.complex64)(torch.randn(200, 5))
+    assert kernels.abs().square().mean().sqrt().item() == pytest.approx((3 * 24 * 3) ** -0.5, rel=0.15)
+
+
+def test_a_context_within_cached_must_be_the_cached_one(net):
+    told = learned(net)
+    input, contexts = images(), torch.randn(5, 2)
+    with torch.no_grad(), cached(told, contexts):
+        torch.testing.assert_close(told(input, context=contexts), told(input))
+        for other in (contexts[0], contexts + 1):
+            with pytest.raises(RuntimeError, match="another context than the kernels were cached for"):
+                told(input, context=other)
+
+
+class Folds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, input):
+        return self.inner(input.flatten(0, 1)).view_as(input)
+
+
+def test_a_layer_that_is_called_with_other_samples_than_the_network_is_named():
+    told = conditional(Folds(), 2)
+    with pytest.raises(ValueError, match="layer inner: 3 contexts for 15 samples"):
+        told(torch.randn(3, 5, 4), context=torch.randn(3, 2))
+    with pytest.raises(ValueError, match="layer HyperLinear: 2 contexts for 3 samples"):
+        conditional(nn.Linear(4, 4), 2)(torch.randn(3, 4), context=torch.randn(2, 2))

@@ -75,7 +75,7 @@ class DenseGenerator(Generator):
             sample = self.embedding.unsqueeze(0)
         else:
             sample = unit_contexts(self)
-        energy = self.trunk(sample).square().sum(dim=1).mean().sqrt()
+        energy = self.trunk(sample).abs().square().sum(dim=1).mean().sqrt()
         nn.init.normal_(self.weight).mul_(self.kernel_std / energy)
         nn.init.zeros_(self.bias)
 
