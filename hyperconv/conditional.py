@@ -30,7 +30,9 @@ class Conditional(nn.Module):
     call computes is therefore no other's: threads may call one network at once, and parts that are checkpointed within
     it (``use_reentrant=False``) see, in the backward pass, what they saw in the forward pass. Parameters, buffers,
     hooks and other layers are the network's own; attributes that a forward sets on the copied modules are lost, and
-    their hooks are given the copies. Compiled (``fullgraph=True``) and exported, the network itself is run.
+    their hooks are given the copies. Where there is a weight a sample, the copies of torch's attention and transformers
+    call the layers whose weights they would have read. Compiled (``fullgraph=True``) and exported, the network itself
+    is run.
 
     Args:
         network: with hyper layers whose generators take contexts as wide as the trunk's last layer.

@@ -23,6 +23,7 @@ from .extras import needing
 from .generators import CoordinateMLP, DenseGenerator, Generator, StartAtKernel
 from .layers import (
     CACHED,
+    NORMS,
     Bias,
     CachedKernel,
     HyperConv1d,
@@ -33,6 +34,7 @@ from .layers import (
     HyperConvTranspose3d,
     HyperLayer,
     HyperLinear,
+    HyperNorm,
 )
 from .together import layer_by_layer, plain_sequential
 
@@ -47,6 +49,7 @@ _HYPER: dict[type[nn.Module], type[HyperLayer]] = {
     nn.ConvTranspose2d: HyperConvTranspose2d,
     nn.ConvTranspose3d: HyperConvTranspose3d,
     nn.Linear: HyperLinear,
+    **dict.fromkeys(NORMS, HyperNorm),
 }
 _PLAIN = {hyper: plain for plain, hyper in _HYPER.items()}
 # what a subclass may override and still compute and store what its kind does
@@ -67,13 +70,22 @@ def spatial_convolutions(name: str, layer: nn.Module) -> bool:
     False for what computes more than ``torch.nn``'s layer, or its weight anew (weight norm, pruning); a lazy layer
     counts, so that `hyperize` can ask for its first call.
     """
-    if isinstance(layer, nn.Linear) or math.prod(cast(Any, layer).kernel_size) == 1:
-        return False
-    return all_layers(name, layer)
+    return math.prod(getattr(layer, "kernel_size", ())) > 1 and all_layers(name, layer)
 
 
 def all_layers(name: str, layer: nn.Module) -> bool:
-    """Whether a layer is one that `hyperize` can replace."""
+    """Whether a layer is a convolution or a linear layer that `hyperize` can replace."""
+    return _replaceable(layer, norms=False)
+
+
+def norm_layers(name: str, layer: nn.Module) -> bool:
+    """Whether a layer is a normalisation whose scale and shift `conditional` can generate."""
+    return _replaceable(layer, norms=True)
+
+
+def _replaceable(layer: nn.Module, norms: bool) -> bool:
+    if isinstance(layer, NORMS) is not norms or not _is_offered(layer, norms):
+        return False
     return isinstance(layer, LazyModuleMixin) or _obstacle(layer, _kind(layer, _HYPER)) is None
 
 
@@ -95,12 +107,15 @@ def hyperize(
     Args:
         module: any network.
         select: given the name and the layer, for every ``nn.Conv*d``, ``nn.ConvTranspose*d`` and ``nn.Linear``
-            (subclasses included), says whether to replace it; by default `spatial_convolutions`.
+            (subclasses included), says whether to replace it; by default `spatial_convolutions`. Where there is a
+            ``bias_generator``, ``nn.BatchNorm*d``, ``InstanceNorm*d``, ``GroupNorm`` and ``LayerNorm`` with a scale are
+            offered, too.
         generator: for the new layers, as in `HyperConv2d`.
         keep_function: start at the kernels that the network has, frozen, so that the result computes what the network
             computed; what is then learned is the generated difference.
         inplace: change the network itself instead of a copy.
-        bias_generator: for biases, likewise; by default they stay stored.
+        bias_generator: for biases, and for the scale and shift of normalisation, which start at ones and zeros;
+            by default they stay stored.
 
     Returns:
         The network; a new layer in its place if it is itself a layer that was selected.
@@ -119,7 +134,10 @@ def hyperize(
     True
     """
     network = module if inplace else _copy(module)
-    chosen = {layer: name for name, layer in _outside(network) if _kind(layer, _HYPER) and select(name, layer)}
+    offered = [
+        (name, layer) for name, layer in _outside(network) if _is_offered(layer, norms=bias_generator is not None)
+    ]
+    chosen = {layer: name for name, layer in offered if select(name, layer)}
     owners, places = _owners(network), places_in_plain_containers(network)
     generators: dict[nn.Parameter, Generator] = {}
     twins: dict[nn.Module, nn.Module] = {}
@@ -154,13 +172,13 @@ def conditional(
 
     One trunk turns the context into features, which the generators of all layers read. The result is called as the
     network is, plus ``context=``: ``(context_dim,)`` for one network for the batch, ``(B, context_dim)`` for one a
-    sample. What is not generated (normalisation, other layers) stays as it was. `bake` is the way back.
+    sample. What is not generated stays as it was, running statistics among it. `bake` is the way back.
 
     Args:
         network: any; it is copied.
         context_dim: width of the context.
         hidden: widths of the trunk's layers.
-        select: as in `hyperize`; by default every layer that it can replace.
+        select: as in `hyperize`, normalisation offered; by default `all_layers`, which are all but that.
         generator: given the kernel's shape, ``context_dim`` (the trunk's last width), ``device`` and ``dtype``.
         keep_function: start at the weights that the network has, frozen, so that the result computes what the network
             computed whatever the context; what is then learned is the generated difference.
@@ -440,6 +458,13 @@ def _replace(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
     return twins.get(module, module)
 
 
+def _is_offered(layer: nn.Module, norms: bool) -> bool:
+    """Whether `hyperize` asks its user about a layer."""
+    if isinstance(layer, NORMS):
+        return norms and layer.weight is not None
+    return _kind(layer, _HYPER) is not None
+
+
 def _take_over(twin: nn.Module, layer: nn.Module) -> None:
     """Mode, hooks and attributes that were set on the layer; the hooks' very dicts, which their handles refer to."""
     kind = _kind(layer, _HYPER | _PLAIN)
@@ -509,11 +534,15 @@ def _names(layer: nn.Module) -> set[str]:
 
 @cache
 def _usual_names(kind: type[nn.Module]) -> set[str]:
-    sizes = (1, 1) if kind in (nn.Linear, HyperLinear) else (1, 1, 1)
-    return _names(kind(*sizes, device="meta"))
+    if kind is HyperNorm:
+        return _names(HyperNorm(nn.LayerNorm(1, device="meta"), DenseGenerator, bias=True, device="meta"))
+    sizes = 2 if kind in (nn.Linear, HyperLinear, nn.GroupNorm) else 1 if kind in NORMS else 3
+    return _names(kind(*[1] * sizes, device="meta"))
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
+    if isinstance(layer, NORMS):
+        return {"norm": layer}
     if isinstance(layer, (nn.Linear, HyperLinear)):
         return {"in_features": layer.in_features, "out_features": layer.out_features}
     names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
@@ -531,14 +560,18 @@ def _hyper_twin(
     keep_bias: bool,
 ) -> HyperLayer:
     """A hyper layer for a plain one; ``generators`` holds those that were made, by the parameters they stand for."""
+    is_norm = isinstance(layer, NORMS)
+    # in the order in which a layer asks for them
+    to_make = [(bias_generator if is_norm else generator, layer.weight), (bias_generator, layer.bias)]
 
     def generator_of(shape: tuple[int, ...], **factory: Any) -> Generator:
-        # no weight has a single axis
-        make, stored = (generator, layer.weight) if len(shape) > 1 else (cast(Any, bias_generator), layer.bias)
+        make, stored = cast(Any, to_make.pop(0))
         if stored not in generators:
             made = make(shape, **factory)
             if keep_kernel:
                 made = StartAtKernel(made, stored, frozen=True)
+            elif is_norm:
+                made = StartAtKernel(made, torch.full_like(stored, stored is layer.weight))
             generators[stored] = made if stored.requires_grad else made.requires_grad_(False)
         return generators[stored]
 
@@ -573,7 +606,11 @@ def _plain_twin(layer: HyperLayer, context: Tensor | None, parameters: dict[Gene
         return parameters[generator]
 
     bias = layer.bias if layer.bias_generator is None else parameter_of(layer.bias_generator)
-    twin: Any = _PLAIN[kind](**_settings(layer), bias=bias is not None, device="meta")
+    twin: Any
+    if isinstance(layer, HyperNorm):
+        twin = layer.plain()
+    else:
+        twin = _PLAIN[kind](**_settings(layer), bias=bias is not None, device="meta")
     twin.weight, twin.bias = parameter_of(layer.generator), bias
     return twin
 
@@ -625,6 +662,6 @@ def _start_numbers(layer: HyperLayer) -> int:
 
 
 def _baked_numbers(layer: HyperLayer) -> int:
-    bias = layer.bias is not None or layer.bias_generator is not None
-    outputs = layer.out_features if isinstance(layer, HyperLinear) else layer.out_channels
-    return math.prod(layer.generator.kernel_shape) + bias * outputs
+    made = [each.kernel_shape for each in (layer.generator, layer.bias_generator) if each is not None]
+    stored = 0 if layer.bias_generator is not None or layer.bias is None else layer.bias.numel()
+    return sum(map(math.prod, made)) + stored

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from operator import index
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +109,7 @@ class HyperLayer(nn.Module):
     def __init__(
         self,
         weight_shape: tuple[int, ...],
-        out_channels: int,
+        bias_shape: tuple[int, ...],
         bias: Bias,
         generator: Callable[..., Generator],
         device: torch.device | str | None,
@@ -124,17 +124,20 @@ class HyperLayer(nn.Module):
             )
         self.bias_generator: Generator | None = None
         if bias == "generated":
-            self.bias_generator = self._make_bias_generator(generator, out_channels, factory)
+            self.bias_generator = self._make_bias_generator(generator, bias_shape, factory)
         elif bias:
-            self.bias: Any = nn.Parameter(torch.empty(out_channels, **factory))
+            self.bias: Any = nn.Parameter(torch.empty(bias_shape, **factory))
         else:
             self.register_parameter("bias", None)
         self._reset_bias()
 
-    def _make_bias_generator(self, generator: Callable[..., Generator], size: int, factory: dict) -> Generator:
+    def _make_bias_generator(
+        self, generator: Callable[..., Generator], shape: tuple[int, ...], factory: dict[str, Any]
+    ) -> Generator:
         try:
-            made = generator((size,), **factory)
+            made = generator(shape, **factory)
         except ValueError as error:
+            size = math.prod(shape)
             raise ValueError(
                 f"{type(self.generator).__name__} cannot generate a bias of {size} numbers: {error}"
             ) from error
@@ -281,7 +284,7 @@ class _HyperConvNd(HyperLayer):
             raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}; got {padding_mode!r}")
         kernel_size = self.per_axis("kernel_size", kernel_size, at_least=1)
         sides = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
-        super().__init__((sides[0], sides[1] // groups, *kernel_size), out_channels, bias, generator, device, dtype)
+        super().__init__((sides[0], sides[1] // groups, *kernel_size), (out_channels,), bias, generator, device, dtype)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size
@@ -595,7 +598,7 @@ class HyperLinear(HyperLayer):
         in_features, out_features = index(in_features), index(out_features)
         if in_features < 1 or out_features < 1:
             raise ValueError(f"features must be 1 or more, got {in_features} in, {out_features} out")
-        super().__init__((out_features, in_features), out_features, bias, generator, device, dtype)
+        super().__init__((out_features, in_features), (out_features,), bias, generator, device, dtype)
         self.in_features = in_features
         self.out_features = out_features
 
@@ -621,3 +624,109 @@ class HyperLinear(HyperLayer):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self._bias_kind()!r}"
+
+
+Norm = (
+    nn.BatchNorm1d
+    | nn.BatchNorm2d
+    | nn.BatchNorm3d
+    | nn.InstanceNorm1d
+    | nn.InstanceNorm2d
+    | nn.InstanceNorm3d
+    | nn.GroupNorm
+    | nn.LayerNorm
+)
+NORMS: tuple[type[Norm], ...] = get_args(Norm)
+# those whose input may come without a batch
+_AXES_AFTER_CHANNELS = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}
+
+
+class HyperNorm(HyperLayer):
+    """A normalisation layer whose scale and shift are generated: ``norm(input) * weight + bias``.
+
+    With a context, conditional normalisation (de Vries et al., NeurIPS 2017, arXiv 1707.00683; for instance
+    normalisation Dumoulin et al., ICLR 2017, arXiv 1610.07629).
+
+    Args:
+        norm: a layer of `NORMS` with scale. Its settings and running statistics are the new layer's, too.
+        generator: given the scale's shape, and the shift's. Its kernels are the scale itself: `StartAtKernel` lets it
+            begin at ones.
+        bias: as in `HyperConv2d`.
+
+    >>> from functools import partial
+    >>> layer = HyperNorm(nn.GroupNorm(2, 8), partial(DenseGenerator, context_dim=3))
+    >>> layer(torch.randn(4, 8, 6, 6), torch.randn(4, 3)).shape
+    torch.Size([4, 8, 6, 6])
+    """
+
+    def __init__(
+        self,
+        norm: Norm,
+        generator: Callable[..., Generator],
+        bias: Bias = "generated",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shape = tuple(norm.weight.shape)
+        super().__init__(shape, shape, bias, generator, device, dtype)
+        self.norm: Any = _norm_like(norm, affine=False)
+
+    def _reset_bias(self) -> None:
+        if self.bias_generator is None and self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @property
+    def eps(self) -> float:
+        """That of the layer; ``nn.TransformerEncoderLayer`` reads it."""
+        return self.norm.eps
+
+    def plain(self) -> Norm:
+        """The layer of ``torch.nn`` with the same settings and the very same statistics, its parameters on meta."""
+        return _norm_like(self.norm, affine=True)
+
+    def forward(self, input: Tensor, context: Tensor | None = None) -> Tensor:
+        """Normalise, scale and shift.
+
+        Args:
+            input: whatever the layer of ``torch.nn`` takes.
+            context: ``(context_dim,)`` for one scale and shift, ``(B, context_dim)`` for one a sample, or None.
+
+        Raises:
+            ValueError: a context that is missing, unwanted, of another width, or for another number of samples.
+        """
+        context = self._context(context)
+        axes, after = len(self.generator.kernel_shape), self._axes_after(input)
+        per_sample = self._check_batch(input, context, max(input.dim(), 1 + axes) if after == 0 else after + 2)
+        normalised = self.norm(input)
+        between = input.dim() - 1 - axes - after if per_sample else 0
+
+        def spread(values: Tensor) -> Tensor:
+            batch, own = values.shape[:-axes], values.shape[-axes:]
+            return values.reshape(*batch, *[1] * between, *own, *[1] * after).to(normalised.dtype)
+
+        scale, bias = spread(self._kernel(context)), self._bias(context)
+        return normalised * scale if bias is None else torch.addcmul(spread(bias), normalised, scale)
+
+    def _axes_after(self, input: Tensor) -> int:
+        """How many of the input's axes come after those of the scale."""
+        if isinstance(self.norm, nn.LayerNorm):
+            return 0
+        return _AXES_AFTER_CHANNELS.get(type(self.norm), input.dim() - 2)
+
+    def _check_channels(self, input: Tensor) -> None:
+        shape, end = self.generator.kernel_shape, input.dim() - self._axes_after(input)
+        if tuple(input.shape[max(end - len(shape), 0) : end]) != shape:
+            raise ValueError(f"a normalisation of {shape} got an input of shape {tuple(input.shape)}")
+
+    def extra_repr(self) -> str:
+        return f"bias={self._bias_kind()!r}"
+
+
+def _norm_like(norm: Any, affine: bool) -> Any:
+    """Another of the same kind, with the same settings and the very same statistics; its parameters are on meta."""
+    kind: Any = next(kind for kind in type(norm).__mro__ if kind in NORMS)
+    settings = {name: getattr(norm, name) for name in kind.__constants__}
+    settings["elementwise_affine" if kind is nn.LayerNorm else "affine"] = affine
+    twin = kind(**settings, device="meta")
+    twin._buffers = norm._buffers
+    return twin.train(norm.training)

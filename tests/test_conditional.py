@@ -9,7 +9,18 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from hyperconv import CoordinateMLP, DenseGenerator, HyperLinear, LowRankGenerator, bake, cached, conditional, cost
+from hyperconv import (
+    CoordinateMLP,
+    DenseGenerator,
+    HyperLinear,
+    LowRankGenerator,
+    bake,
+    cached,
+    conditional,
+    cost,
+    hyperize,
+)
+from hyperconv.convert import spatial_convolutions
 from hyperconv.layers import HyperLayer
 
 LAYERS = {
@@ -21,6 +32,23 @@ LAYERS = {
     "ConvTranspose3d": (lambda: nn.ConvTranspose3d(2, 3, 2, bias=False), (2, 4, 3, 4)),
     "Linear": (lambda: nn.Linear(5, 4), (3, 5)),
 }
+NORMS = {
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(3), (3,)),
+    "BatchNorm1d of signals": (lambda: nn.BatchNorm1d(3, momentum=None), (3, 5)),
+    "BatchNorm2d": (lambda: nn.BatchNorm2d(3, eps=0.1, momentum=0.5), (3, 4, 5)),
+    "BatchNorm3d": (lambda: nn.BatchNorm3d(3), (3, 2, 4, 3)),
+    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(3, affine=True), (3, 5)),
+    "InstanceNorm2d": (lambda: nn.InstanceNorm2d(3, affine=True, track_running_stats=True), (3, 4, 5)),
+    "InstanceNorm3d": (lambda: nn.InstanceNorm3d(3, affine=True), (3, 2, 4, 3)),
+    "GroupNorm": (lambda: nn.GroupNorm(2, 6), (6, 4, 5)),
+    "LayerNorm": (lambda: nn.LayerNorm(6), (4, 5, 6)),
+    "LayerNorm without shift": (lambda: nn.LayerNorm(6, bias=False), (6,)),
+    "LayerNorm of maps": (lambda: nn.LayerNorm((3, 4, 5)), (3, 4, 5)),
+}
+
+
+def everything(name, layer):
+    return True
 
 
 class Net(nn.Module):
@@ -49,24 +77,35 @@ def net():
 
 def learned(network, **settings):
     """A conditional network that is no longer what it started as."""
-    made = conditional(network, 2, **settings)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return made
+    return stirred(conditional(network, 2, **settings))
+
+
+@torch.no_grad()
+def stirred(network):
+    """With other parameters, but for those that are frozen."""
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+def used(network):
+    """With other running statistics."""
+    for buffer in network.buffers():
+        buffer.add_(torch.rand_like(buffer) if buffer.is_floating_point() else 3)
+    return stirred(network)
 
 
 images = partial(torch.randn, 5, 3, 8, 8)
 
 
 @pytest.mark.parametrize("keep_function", (False, True))
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [*LAYERS, *NORMS])
 def test_gradients_are_those_of_functional_calls_a_sample(name, keep_function):
     torch.manual_seed(0)
-    make, shape = LAYERS[name]
-    layer = make().double()
-    told = learned(layer, keep_function=keep_function)
+    make, shape = (LAYERS | NORMS)[name]
+    layer = used(make().double().eval())
+    told = learned(layer, keep_function=keep_function, select=everything)
     inputs = torch.randn(4, *shape, dtype=torch.float64, requires_grad=True)
     contexts = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
 
@@ -490,3 +529,100 @@ def test_a_layer_that_is_called_with_other_samples_than_the_network_is_named():
         told(torch.randn(3, 5, 4), context=torch.randn(3, 2))
     with pytest.raises(ValueError, match="layer HyperLinear: 2 contexts for 3 samples"):
         conditional(nn.Linear(4, 4), 2)(torch.randn(3, 4), context=torch.randn(2, 2))
+
+
+@pytest.mark.parametrize("training", (False, True))
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_start_where_they_are_and_are_baked_as_they_were(name, training):
+    torch.manual_seed(0)
+    make, shape = NORMS[name]
+    norm = used(make()).train(training)
+    hyper = conditional(norm, 2, select=everything, keep_function=True)
+    input, contexts = torch.randn(4, *shape), torch.randn(4, 2)
+    expected = copy.deepcopy(norm)(input)
+    torch.testing.assert_close(copy.deepcopy(hyper)(input, context=contexts), expected)
+    torch.testing.assert_close(copy.deepcopy(hyper)(input, context=contexts[0]), expected)
+    # without it they start as torch.nn's do
+    fresh, reset = conditional(norm, 2, select=everything), copy.deepcopy(norm)
+    reset.weight.data.fill_(1)
+    if reset.bias is not None:
+        reset.bias.data.fill_(0)
+    torch.testing.assert_close(fresh(input, context=contexts), copy.deepcopy(reset)(input))
+    stirred_weights = learned(norm, select=everything)
+    baked = bake(stirred_weights, contexts[0])
+    assert type(baked) is type(norm) and repr(baked) == repr(norm)
+    assert list(baked.state_dict()) == list(norm.state_dict())
+    for ours, theirs in zip(baked.buffers(), stirred_weights.network.norm.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    output = stirred_weights(input, context=contexts[0])
+    assert (output - expected).abs().max() > 0.01
+    torch.testing.assert_close(baked(input), output)
+    # training moved the statistics of both, as it would have without a context
+    for ours, theirs in zip(baked.buffers(), stirred_weights.network.norm.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_norms_are_generated_only_where_they_are_selected(net):
+    assert isinstance(conditional(net, 2).network.first[1], nn.BatchNorm2d)
+    told = conditional(net, 2, select=everything, generator=LowRankGenerator)
+    assert isinstance(told.network.first[1].generator.generator, DenseGenerator)
+    assert isinstance(hyperize(net, everything, DenseGenerator).first[1], nn.BatchNorm2d)
+    table = cost(told)
+    assert table.loc["network.first.1", "baked"] == 2 * 6
+    without = nn.Sequential(nn.InstanceNorm2d(3), nn.Conv2d(3, 3, 3))
+    assert type(conditional(without, 2, select=everything).network[0]) is nn.InstanceNorm2d
+    mixed = conditional(
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3), nn.GroupNorm(1, 3)), 2, select=spatial_convolutions
+    )
+    assert [type(layer).__name__ for layer in mixed.network] == ["Conv2d", "HyperConv2d", "GroupNorm"]
+
+
+def test_a_network_with_its_norms_comes_back(net):
+    used(net).eval()
+    told = conditional(net, 2, select=everything, keep_function=True)
+    input, contexts = images(), torch.randn(5, 2)
+    torch.testing.assert_close(told(input, context=contexts), net(input))
+    stirred(told).train()
+    told(input, context=contexts).square().sum().backward()
+    told.eval()
+    norm = told.network.first[1]
+    assert norm.generator.start.grad is None and norm.generator.generator.weight.grad.abs().sum() > 0
+    outputs = told(input, context=contexts)
+    with torch.no_grad(), cached(told, contexts):
+        torch.testing.assert_close(told(input), outputs)
+    for index, context in enumerate(contexts):
+        baked = bake(told, context, check=input)
+        assert list(baked.state_dict()) == list(net.state_dict())
+        torch.testing.assert_close(baked(input)[index], outputs[index], rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(torch.randn(2, 6, 4, 4, dtype=torch.bfloat16), torch.randn(2, 16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("norm_first", (False, True))
+def test_transformers_norms_take_one_context_or_one_a_sample(norm_first):
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True, norm_first=norm_first).eval()
+    told = learned(encoder, select=everything)
+    tokens, contexts = torch.randn(3, 5, 8), torch.randn(3, 2)
+    with torch.no_grad():
+        outputs = told(tokens, context=contexts)
+        for output, token, context in zip(outputs, tokens, contexts, strict=True):
+            expected = bake(told, context)(token[None])
+            torch.testing.assert_close(told(token[None], context=context), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(output, expected[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape", "message"),
+    (
+        (nn.InstanceNorm2d(3, affine=True), (3, 5, 5), "needs a batch of inputs"),
+        (nn.LayerNorm(3), (3,), "needs a batch of inputs"),
+        (nn.GroupNorm(1, 3), (4, 3, 5), "3 contexts for 4 samples"),
+        (nn.InstanceNorm1d(3, affine=True), (3, 1, 5), r"a normalisation of \(3,\) got an input of shape \(3, 1, 5\)"),
+        (nn.LayerNorm((2, 3)), (3, 3, 3), r"a normalisation of \(2, 3\) got an input of shape \(3, 3, 3\)"),
+    ),
+)
+def test_norms_refuse_what_does_not_fit(norm, shape, message):
+    told = conditional(norm, 2, select=everything)
+    with pytest.raises(ValueError, match=message):
+        told(torch.randn(shape), context=torch.randn(3, 2))
