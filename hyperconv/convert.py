@@ -5,12 +5,12 @@ import inspect
 import math
 import warnings
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ from .together import layer_by_layer, plain_sequential
 
 if TYPE_CHECKING:
     import pandas as pd
+
+KeepFunction = bool | Literal["shared"]
 
 _HYPER: dict[type[nn.Module], type[HyperLayer]] = {
     nn.Conv1d: HyperConv1d,
@@ -93,7 +95,7 @@ def hyperize(
     module: nn.Module,
     select: Callable[[str, nn.Module], bool] = spatial_convolutions,
     generator: Callable[..., Generator] = CoordinateMLP,
-    keep_function: bool = False,
+    keep_function: KeepFunction = False,
     inplace: bool = False,
     bias_generator: Callable[..., Generator] | None = None,
 ) -> nn.Module:
@@ -112,7 +114,9 @@ def hyperize(
             offered, too.
         generator: for the new layers, as in `HyperConv2d`.
         keep_function: start at the kernels that the network has, frozen, so that the result computes what the network
-            computed; what is then learned is the generated difference.
+            computed; what is then learned is the generated difference. ``"shared"``: adapters of a pretrained network,
+            all of whose parameters are then frozen, and those of the given network instead of copies; what changes
+            them in place changes both. Buffers are copied.
         inplace: change the network itself instead of a copy.
         bias_generator: for biases, and for the scale and shift of normalisation, which start at ones and zeros;
             by default they stay stored.
@@ -133,7 +137,9 @@ def hyperize(
     >>> torch.allclose(hyper(images), net(images), atol=1e-5)
     True
     """
-    network = module if inplace else _copy(module)
+    network = module if inplace else _copy(module, keep_parameters=keep_function == "shared")
+    if keep_function == "shared":
+        network.requires_grad_(False)
     offered = [
         (name, layer) for name, layer in _outside(network) if _is_offered(layer, norms=bias_generator is not None)
     ]
@@ -156,7 +162,7 @@ def hyperize(
                     )
             bias_is_shared = layer.bias is not None and len(owners[layer.bias]) > 1
             keep_bias = keep_function or bias_is_shared
-            twins[layer] = _hyper_twin(layer, generator, bias_generator, generators, keep_function, keep_bias)
+            twins[layer] = _hyper_twin(layer, generator, bias_generator, generators, keep_function, bool(keep_bias))
     return _replace(network, twins)
 
 
@@ -166,7 +172,7 @@ def conditional(
     hidden: Sequence[int] = (32, 32, 16),
     select: Callable[[str, nn.Module], bool] = all_layers,
     generator: Callable[..., Generator] = DenseGenerator,
-    keep_function: bool = False,
+    keep_function: KeepFunction = False,
 ) -> Conditional:
     """Any network, told a context: kernels and biases of its layers become functions of it.
 
@@ -175,13 +181,15 @@ def conditional(
     sample. What is not generated stays as it was, running statistics among it. `bake` is the way back.
 
     Args:
-        network: any; it is copied.
+        network: any; it is copied, except as ``keep_function`` says.
         context_dim: width of the context.
         hidden: widths of the trunk's layers.
         select: as in `hyperize`, normalisation offered; by default `all_layers`, which are all but that.
         generator: given the kernel's shape, ``context_dim`` (the trunk's last width), ``device`` and ``dtype``.
         keep_function: start at the weights that the network has, frozen, so that the result computes what the network
-            computed whatever the context; what is then learned is the generated difference.
+            computed whatever the context; what is then learned is the generated difference. ``"shared"``: adapters, as
+            in `hyperize`, thin ones with a `LowRankGenerator` (Hu et al., LoRA, ICLR 2022, with generated factors).
+            Biases then stay as they are, and only trunk and generators have parameters that learn.
 
     Raises:
         ValueError: as `hyperize`; or a network none of whose layers is selected, or whose own forward takes a
@@ -200,7 +208,8 @@ def conditional(
     if "context" in inspect.signature(network.forward).parameters:
         raise ValueError(f"{type(network).__name__} takes a context of its own; make what it consists of conditional")
     of_features, of_biases = (partial(each, context_dim=hidden[-1]) for each in (generator, DenseGenerator))
-    made = hyperize(network, select, of_features, keep_function, bias_generator=of_biases)
+    generate_biases = None if keep_function == "shared" else of_biases
+    made = hyperize(network, select, of_features, keep_function, bias_generator=generate_biases)
     layers = [layer for _, layer in _hyper_layers(made) if layer.generator.context_dim == hidden[-1]]
     if not layers:
         raise ValueError(f"no layer of this {type(network).__name__} is selected; nothing in it would know the context")
@@ -330,12 +339,13 @@ def cost(module: nn.Module, *inputs: Any, **named: Any) -> "pd.DataFrame":
         module: any network with hyper layers.
         inputs: for one call of it (in evaluation mode), to count the floating point operations of products and
             convolutions.
-        named: the same, as ``context=`` of a conditional network.
+        named: likewise, as ``context=`` of a conditional network.
 
     Returns:
-        A row a layer, one for the trunk of a conditional network, and their sum: ``stored`` (parameters of generators
-            and biases; those that layers share count in each row, once in the sum), ``baked`` (parameters of the plain
-            layer), and, with inputs, ``generate`` and ``apply`` (operations of the call).
+        A row a layer, one for a conditional network's trunk, and their sum: ``stored`` (parameters of generators and
+        biases; those that layers share count in each row, once in the sum), ``learned`` (those of them that are not
+        frozen), ``baked`` (parameters of the plain layer), and, with inputs, ``generate`` and ``apply`` (operations of
+        the call) and ``memory`` (bytes of the kernels that the call makes, or of what it makes instead of them).
 
     Raises:
         ImportError: pandas, of whose tables this is one, is not installed.
@@ -351,14 +361,16 @@ def cost(module: nn.Module, *inputs: Any, **named: Any) -> "pd.DataFrame":
         import pandas as pd
 
     layers = {name or type(layer).__name__: layer for name, layer in _hyper_layers(module)}
-    trunks = {"trunk": module.trunk} if isinstance(module, Conditional) else {}
-    parts: dict[str, nn.Module] = {**layers, **trunks}
-    baked = [*map(_baked_numbers, layers.values()), *(0 for _ in trunks)]
-    table = pd.DataFrame({"stored": map(_numbers, parts.values()), "baked": baked}, index=list(parts))
+    parts: dict[str, nn.Module] = {**layers}
+    if isinstance(module, Conditional):
+        parts = {"trunk": module.trunk, **parts}
+    baked = [_baked_numbers(part) if isinstance(part, HyperLayer) else 0 for part in parts.values()]
+    numbers = {"stored": map(_numbers, parts.values()), "learned": map(_learned, parts.values()), "baked": baked}
+    table = pd.DataFrame(numbers, index=list(parts))
     if inputs or named:
         operations = _operations(module, inputs, named)
-        table["generate"] = [generate for generate, _ in operations]
-        table["apply"] = [whole - generate for generate, whole in operations]
+        for column in ("generate", "apply", "memory"):
+            table[column] = [each[column] for each in operations]
     starts = [_numbers(layer) - _start_numbers(layer) for layer in layers.values()]
     larger = [name for name, own in zip(layers, starts, strict=True) if own > table.loc[name, "baked"]]
     if larger:
@@ -368,7 +380,8 @@ def cost(module: nn.Module, *inputs: Any, **named: Any) -> "pd.DataFrame":
             stacklevel=2,
         )
     total = table.sum()
-    total["stored"] = sum(p.numel() for p in {p for part in parts.values() for p in part.parameters()})
+    everything = nn.ModuleList(parts.values())
+    total["stored"], total["learned"] = _numbers(everything), _learned(everything)
     table.loc["sum"] = total
     return table
 
@@ -385,60 +398,58 @@ def _hyper_layers(module: nn.Module) -> list[tuple[str, HyperLayer]]:
 
 
 @torch.no_grad()
-def _operations(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> list[tuple[int, int]]:
-    """Operations to generate and in all, of every hyper layer and of a trunk, over all calls in one of the network."""
+def _operations(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> list[Counter[str]]:
+    """What the trunk and every hyper layer do, over all their calls in one call of the network."""
     from torch.utils.flop_counter import FlopCounterMode  # brings triton
 
     network = copy.deepcopy(module).eval()
-    layers: list[nn.Module] = [layer for _, layer in _hyper_layers(network)]
-    generators = {
-        generator: layer
-        for layer in reversed(cast(list[HyperLayer], layers))
-        for generator in (layer.generator, layer.bias_generator)
-        if generator is not None
-    }
-    trunks = [network.trunk] if isinstance(network, Conditional) else []
-    generate, whole = dict.fromkeys([*layers, *trunks], 0), dict.fromkeys([*layers, *trunks], 0)
+    layers = [layer for _, layer in _hyper_layers(network)]
+    parts: list[nn.Module] = [network.trunk, *layers] if isinstance(network, Conditional) else [*layers]
+    counts: dict[nn.Module, Counter[str]] = {part: Counter() for part in parts}
     running: list[nn.Module] = []
     with FlopCounterMode(display=False) as counter:
 
-        def count_generating(run: Callable[..., Any], owner: nn.Module) -> Callable[..., Any]:
+        def count_generating(run: Callable[..., Any], owner: HyperLayer) -> Callable[..., Any]:
             def counted(*arguments: Any) -> Any:
                 before = counter.get_total_flops()
                 made = run(*arguments)
-                operations = counter.get_total_flops() - before
-                layer = running[-1] if running else owner
-                generate[layer] += operations
-                if not running:
-                    # something read the weight, and will apply it
-                    whole[layer] += operations
+                # whoever reads a weight does not call the layer
+                part, operations = running[-1] if running else owner, counter.get_total_flops() - before
+                computed = [each for each in tree_leaves(made) if type(each) is Tensor]
+                counts[part].update(
+                    generate=operations,
+                    apply=-operations if running else 0,
+                    memory=sum(each.nbytes for each in computed),
+                )
                 return made
 
             return counted
 
-        for generator, owner in generators.items():
+        owners = {each: layer for layer in layers for each in (layer.generator, layer.bias_generator) if each}
+        for generator, owner in owners.items():
             # a layer takes factors and filters only of a generator whose forward is the usual one
             usual = type(generator).forward is Generator.forward
-            for way in ("generate", "factors", "filters") if usual else ("forward",):
+            for way in ("generate", "factors", "filters", "product") if usual else ("forward",):
                 setattr(generator, way, count_generating(getattr(generator, way), owner))
-        for trunk in trunks:
-            setattr(trunk, "forward", count_generating(trunk.forward, trunk))  # noqa: B010
 
-        # a call may run a copy of the layer, which its hooks are given
-        def begin(layer: nn.Module, *call: Any) -> None:
-            running.append(layer)
-            whole[layer] -= counter.get_total_flops()
+        # not the module that a hook is given: within a conditional network, it is a copy
+        def begin(part: nn.Module, *_: Any) -> None:
+            running.append(part)
+            counts[part]["apply"] -= counter.get_total_flops()
 
-        def end(layer: nn.Module, *call: Any) -> None:
-            whole[layer] += counter.get_total_flops()
+        def end(part: nn.Module, *_: Any) -> None:
+            counts[part]["apply"] += counter.get_total_flops()
             running.pop()
 
-        for layer in layers:
-            layer.register_forward_pre_hook(partial(begin, layer))
-            layer.register_forward_hook(partial(end, layer))
+        for part in parts:
+            part.register_forward_pre_hook(partial(begin, part))
+            part.register_forward_hook(partial(end, part))
         with layer_by_layer():
             network(*inputs, **named)
-    return [(generate[part], whole[part]) for part in generate]
+    if isinstance(network, Conditional):
+        of_trunk = counts[network.trunk]
+        of_trunk["generate"], of_trunk["apply"] = of_trunk["apply"], 0
+    return list(counts.values())
 
 
 def _outside(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -477,9 +488,11 @@ def _take_over(twin: nn.Module, layer: nn.Module) -> None:
             hook.module = weakref.ref(twin)
 
 
-def _copy(module: nn.Module) -> nn.Module:
+def _copy(module: nn.Module, keep_parameters: bool = False) -> nn.Module:
+    """A copy; its parameters others than the module's, but of the same memory where these are kept."""
+    plain = [each for each in module.parameters() if keep_parameters and type(each) is nn.Parameter]
     try:
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, {id(each): nn.Parameter(each.detach(), False) for each in plain})
     except RuntimeError as error:
         for name, part in module.named_modules():
             for attribute, each in (*vars(part).items(), *part.named_buffers(recurse=False)):
@@ -556,7 +569,7 @@ def _hyper_twin(
     generator: Callable[..., Generator],
     bias_generator: Callable[..., Generator] | None,
     generators: dict[nn.Parameter, Generator],
-    keep_kernel: bool,
+    keep_kernel: KeepFunction,
     keep_bias: bool,
 ) -> HyperLayer:
     """A hyper layer for a plain one; ``generators`` holds those that were made, by the parameters they stand for."""
@@ -572,7 +585,8 @@ def _hyper_twin(
                 made = StartAtKernel(made, stored, frozen=True)
             elif is_norm:
                 made = StartAtKernel(made, torch.full_like(stored, stored is layer.weight))
-            generators[stored] = made if stored.requires_grad else made.requires_grad_(False)
+            learns = stored.requires_grad or keep_kernel == "shared"
+            generators[stored] = made if learns else made.requires_grad_(False)
         return generators[stored]
 
     factory: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
@@ -654,6 +668,10 @@ def _agree(ours: Tensor, theirs: Tensor) -> bool:
 
 def _numbers(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _learned(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def _start_numbers(layer: HyperLayer) -> int:

@@ -224,6 +224,12 @@ class HyperLayer(nn.Module):
             return None
         return self.generator.parts(per_sample)
 
+    def _applies_factors(self, groups: int = 1) -> bool:
+        """Whether the kernel of a call, a product of thin factors, is not built."""
+        if self.cached_kernel is not None or not isinstance(self.generator, Generator):
+            return False
+        return plan.factors_pay(self.generator.thin_rank(), self.generator.kernel_shape, groups)
+
     def _bias(self, context: Tensor | None) -> Tensor | None:
         if self.bias_generator is None:
             return self.bias
@@ -387,12 +393,15 @@ class _HyperConv(_HyperConvNd):
             padding = (0,) * self.dims
         bias, parts, kernel_shape = self._bias(context), self._parts(per_sample), self.generator.kernel_shape
         geometry: Any = (self.stride, padding, self.dilation, self.groups)
+        backend = plan.backend_per_sample(input, kernel_shape, self.groups)
+        if input.dim() == self.dims + 2 and self._applies_factors(self.groups):
+            factors = self.generator.thin_factors(context)
+            return functional.product_convolution(input, *factors, bias, *geometry, backend=backend)
         if per_sample:
             positions = math.prod(input.shape[2:]) // math.prod(self.stride)
             if plan.way_per_sample(parts, input, positions) is Way.CONTRACTED:
                 mixture = self.generator.mixture(context)
                 return functional.contracted_convolution(input, *mixture, bias, *geometry)
-            backend = plan.backend_per_sample(input, kernel_shape, self.groups)
             return functional.convolution_per_sample(input, self._kernel(context), bias, *geometry, backend=backend)
         way = plan.way_for_all(parts, input, kernel_shape, *geometry)
         if way in (Way.FILTERED, Way.FILTERED_IN_ONE_PRODUCT):
@@ -463,6 +472,8 @@ class _HyperConvTranspose(_HyperConvNd):
         if output_size is not None:
             output_padding = self._output_padding_for(input, output_size)
         settings: Any = (self._bias(context), self.stride, self.padding, output_padding, self.groups, self.dilation)
+        if input.dim() == self.dims + 2 and self._applies_factors(self.groups):
+            return functional.product_transposed_convolution(input, *self.generator.thin_factors(context), *settings)
         if not per_sample:
             return functional.transposed_convolution(input, self._kernel(context), *settings)
         parts = self._parts(per_sample)
@@ -611,6 +622,8 @@ class HyperLinear(HyperLayer):
         context = self._context(context)
         per_sample = self._check_batch(input, context, max(input.dim(), 2))
         bias = self._bias(context)
+        if self._applies_factors():
+            return functional.product_linear(input, *self.generator.thin_factors(context), bias)
         if not per_sample:
             return F.linear(input, self._kernel(context), bias)
         parts = self._parts(per_sample)

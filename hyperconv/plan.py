@@ -93,6 +93,8 @@ _MOST_POSITIONS = 16 * 28**2
 _MOST_FILTERED = 2**24
 # one product: its matrix has the images' size in and out
 _FEW_PIXELS = 14**2
+# channels of a convolution a sample
+_NARROWEST = 16
 
 
 def machine(device_type: str) -> Machine:
@@ -155,6 +157,23 @@ def way_per_sample(parts: int | None, input: Tensor, positions: int) -> Way:
     # a compiled or exported layer serves batches of any size, and takes them for large
     pays = saved >= 0 if compiling() else input.shape[0] * saved >= 38 * parts
     return Way.CONTRACTED if pays else Way.BUILT
+
+
+def factors_pay(rank: int | None, kernel_shape: Sequence[int], groups: int = 1) -> bool:
+    """Whether thin factors are applied one after the other instead of a kernel that is built of them.
+
+    Linear maps, and kernels of one tap: where that takes fewer multiplications at every position. Kernels of more taps:
+    a convolution a sample to fewer channels than a vector unit has places for takes as long as one to all of them, and
+    the convolution that samples share is to be paid for.
+
+    Args:
+        rank: of the factors; None where there are none.
+    """
+    if rank is None:
+        return False
+    rows, columns, taps = kernel_shape[0], math.prod(kernel_shape[1:]), math.prod(kernel_shape[2:])
+    thin = rank if taps == 1 else 2 * max(rank, _NARROWEST)
+    return thin * (rows + groups * columns) < rows * columns
 
 
 def backend_per_sample(input: Tensor, kernel_shape: Sequence[int], groups: int) -> Backend:

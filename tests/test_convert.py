@@ -618,7 +618,7 @@ def test_cost_counts_what_is_stored_and_computed():
     assert table["baked"].tolist() == [3200, 16 * 16 * 9 + 16, 3200 + 16 * 16 * 9 + 16]
     assert table.loc["0", "apply"] == 2 * 2 * 8 * 8 * 16 * 8 * 25
     assert 0 < table.loc["0", "generate"] < table.loc["2", "generate"]
-    assert list(cost(net[:1]).columns) == ["stored", "baked"]
+    assert list(cost(net[:1]).columns) == ["stored", "learned", "baked"]
 
 
 def test_cost_counts_shared_layers_shared_generators_and_contexts():

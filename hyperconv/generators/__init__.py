@@ -5,7 +5,7 @@ from .chunked import ChunkedGenerator
 from .coordinate_mlp import CoordinateMLP, Norm
 from .dense import DenseGenerator
 from .embedding import EmbeddingGenerator, TileNetwork
-from .forms import Filters, Mixture
+from .forms import Filters, Mixture, Product
 from .low_rank import LowRankGenerator
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LowRankGenerator",
     "Mixture",
     "Norm",
+    "Product",
     "StartAtKernel",
     "TileNetwork",
     "magnitude_invariant",

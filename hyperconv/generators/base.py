@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..calls import a_tensor_of, full_precision, has_hooks
-from .forms import Filters, Mixture
+from .forms import Filters, Mixture, Product
 
 Init = Literal["torch", "hyperfan-in", "hyperfan-out", "hyperfan"]
 ContextCode = Literal["none", "magnitude-invariant"]
@@ -114,6 +114,21 @@ class Generator(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def product_rank(self) -> int | None:
+        """The r of `product`; None where the kernel is no product of thin matrices."""
+        return None
+
+    def product(self, context: Tensor | None) -> Product:
+        """The kernel, or one a sample, as a product of thin matrices, r being `product_rank`.
+
+        An operator can then apply one factor after the other, without building any kernel.
+
+        Args:
+            context: as `generate` takes it.
+        """
+        raise NotImplementedError
+
     def parts(self, per_sample: bool) -> int | None:
         """How many parts kernels are mixed from: `mixture`'s, for a context a sample, or else `filter_mixture`'s.
 
@@ -121,10 +136,18 @@ class Generator(nn.Module):
         of a subclass whose `generate` or `forward` differs, nor of hooks (as of pruning), which only a call runs.
         """
         count, method = (self.factor_count, "factors") if per_sample else (self.filter_count, "filters")
+        return None if count is None or not self._may_skip_calls(method) else count
+
+    def thin_rank(self) -> int | None:
+        """That of `product`; None where there is none, or where it might not be what a call makes, as in `parts`."""
+        rank = self.product_rank
+        return None if rank is None or not self._may_skip_calls("product") else rank
+
+    def _may_skip_calls(self, method: str) -> bool:
         kind: Any = type(self)
-        if count is None or not _is_no_older(kind, method) or "forward" in vars(self):
-            return None
-        return None if any(map(has_hooks, self.modules())) else count
+        if not _is_no_older(kind, method) or "forward" in vars(self):
+            return False
+        return not any(map(has_hooks, self.modules()))
 
     def mixture(self, context: Tensor | None) -> Mixture:
         """What a call with a context a sample makes, not yet built.
@@ -143,6 +166,15 @@ class Generator(nn.Module):
         """
         with full_precision(self):
             return self.filters(self.checked(context))
+
+    def thin_factors(self, context: Tensor | None) -> Product:
+        """What a call makes, not yet built.
+
+        Raises:
+            ValueError: a context that is missing, unwanted, or of another width.
+        """
+        with full_precision(self):
+            return self.product(self.checked(context))
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """The kernel, ``kernel_shape``; or ``(B, *kernel_shape)`` for a context ``(B, context_dim)``.
@@ -190,7 +222,7 @@ class StartAtKernel(Generator):
     Args:
         generator: adds to the kernel; its output is set to zero.
         kernel: to start at, ``generator.kernel_shape``. It is a parameter.
-        frozen: whether the kernel stays as it is and only the generator learns.
+        frozen: whether the kernel stays as it is and only the generator learns. It is then not copied, but shared.
 
     Raises:
         ValueError: a kernel of another shape.
@@ -207,7 +239,8 @@ class StartAtKernel(Generator):
             raise ValueError(f"a kernel {tuple(kernel.shape)} to start at, but {self.kernel_shape} is generated")
         self.generator = generator
         generator.zero_output_()
-        self.start = nn.Parameter(kernel.detach().clone(), requires_grad=not frozen)
+        start = kernel.detach()
+        self.start = nn.Parameter(start if frozen else start.clone(), requires_grad=not frozen)
 
     def generate(self, context: Tensor | None) -> Tensor:
         return self.start + self.generator(context)
@@ -221,13 +254,22 @@ class StartAtKernel(Generator):
         coefficients, basis = self.generator.mixture(context)
         return Mixture(with_constant(coefficients), torch.cat([basis, self.start.unsqueeze(0)]))
 
+    @property
+    def product_rank(self) -> int | None:
+        return self.generator.thin_rank()
+
+    def product(self, context: Tensor | None) -> Product:
+        left, right, start = self.generator.thin_factors(context)
+        return Product(left, right, self.start if start is None else self.start + start)
+
     def reset_parameters(self) -> None:
         """Draw the generator's parameters anew and set its output to zero; the start stays."""
         self.generator.reset_parameters()
         self.generator.zero_output_()
 
     def zero_output_(self) -> None:
-        nn.init.zeros_(self.start)
+        # not in place: a frozen one may be shared
+        self.start.data = torch.zeros_like(self.start)
         self.generator.zero_output_()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .base import ContextCode, Generator, Init
 from .dense import DenseGenerator, unit_contexts
+from .forms import Product
 
 
 class LowRankGenerator(Generator):
@@ -59,8 +60,8 @@ class LowRankGenerator(Generator):
         self.dense.reset_parameters()
         # a context's length scales both factors, and the kernel by its square: measure rather than assume
         contexts = None if self.context_dim is None else unit_contexts(self)
-        left, right = self._factors(contexts)
-        self._right(self.dense.weight).mul_(self.kernel_std / (left @ right).square().mean().sqrt())
+        kernels = self.product(contexts).build()
+        self._right(self.dense.weight).mul_(self.kernel_std / kernels.square().mean().sqrt())
 
     def zero_output_(self) -> None:
         """The second factor becomes zero, the first stays, so that there is a gradient."""
@@ -71,11 +72,14 @@ class LowRankGenerator(Generator):
     def _right(self, of_dense: Tensor) -> Tensor:
         return of_dense[..., self.sizes[0] :]
 
-    def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    @property
+    def product_rank(self) -> int | None:
+        return self.rank
+
+    def product(self, context: Tensor | None) -> Product:
         left, right = self.dense.generate(context).split(self.sizes, dim=-1)
-        rows, columns = self.kernel_shape[0], math.prod(self.kernel_shape[1:])
-        return left.unflatten(-1, (rows, self.rank)), right.unflatten(-1, (self.rank, columns))
+        columns = self.rank, *self.kernel_shape[1:]
+        return Product(left.unflatten(-1, (self.kernel_shape[0], self.rank)), right.unflatten(-1, columns))
 
     def generate(self, context: Tensor | None) -> Tensor:
-        left, right = self._factors(context)
-        return (left @ right).unflatten(-1, self.kernel_shape[1:])
+        return self.product(context).build()
