@@ -6,6 +6,7 @@ It needs torch alone; what needs more is imported when it is first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .adapters import to_peft
 from .blocks import ResidualBlock
 from .conditional import Conditional
 from .convert import bake, cached, conditional, cost, hyperize, resize
@@ -86,6 +87,7 @@ __all__ = [
     "magnitude_invariant",
     "patch_convolution",
     "resize",
+    "to_peft",
 ]
 
 _LATER = {"MNISTClassifier": ".training.classifier", "load_trained": ".experiments.trained"}

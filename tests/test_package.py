@@ -18,6 +18,7 @@ from hyperconv.training.classifier import MNISTClassifier
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
+    "huggingface_hub",
     "jsonargparse",
     "lightning",
     "matplotlib",
@@ -25,6 +26,7 @@ HEAVY = (
     "pandas",
     "pytorch_lightning",
     "rich",
+    "safetensors",
     "scipy",
     "seaborn",
     "sklearn",
@@ -199,7 +201,7 @@ def test_requirements_bring_the_experiments_and_tests_bring_everything_else_that
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == ["-e .[experiments]"]
     (own,) = [each for each in map(Requirement, project["optional-dependencies"]["test"]) if each.name == "hyperconv"]
-    assert own.extras == {"experiments", "graphs", "images", "medical", "notebook"}
+    assert own.extras == {"experiments", "graphs", "hub", "images", "medical", "notebook"}
 
 
 def test_one_version_everywhere(project):
