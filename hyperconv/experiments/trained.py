@@ -1,25 +1,21 @@
 """Networks from the checkpoints that training leaves, whoever the files come from."""
 
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..cli import from_stored
 from ..errors import InputError
-from ..training.checkpoints import check_tensors, read_checkpoint
+from ..training.checkpoints import read_checkpoint
+from ..weights import made_for
+from ..weights import outline as outline
 from .declared import experiments
 from .experiment import Experiment
+from .settings import plain
 
-# what a file may make: modules that are made and dropped on the way, and buffers that it does not hold
-_SPARE_PARAMETERS = 1000
-_LARGEST_BUFFERS = 1 << 22
 _LONGEST_OPTION = 1000
 _WRAPPERS = re.compile(r"(_orig_mod|module)\.")
 
@@ -72,59 +68,15 @@ def trained(path: str | Path, device: Any = "cpu") -> Trained:
     try:
         found = _described(_as_now(described), checkpoint)
         experiment = experiments()[found.experiment].with_options(found.options)
-        return found._replace(network=_made(experiment.arms[found.arm].network, weights).eval())
+        return found._replace(network=made_for(weights, experiment.arms[found.arm].network, _of_network).eval())
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} holds another architecture: {reason[:200]}") from error
 
 
-def outline(network: Callable[[], nn.Module], most_parameters: int, most_numbers: int) -> nn.Module:
-    """A network without memory for its tensors, on the meta device: for a look at their shapes.
-
-    Raises:
-        InputError: it has more parameters or buffers, or more numbers in them.
-    """
-    with torch.device("meta"), _at_most(most_parameters):
-        made = network()
-    numbers = sum(tensor.numel() for tensor in [*made.parameters(), *made.buffers()])
-    if numbers > most_numbers:
-        raise InputError(f"its settings ask for {numbers:,} numbers, more than {most_numbers:,}")
-    return made
-
-
-@contextmanager
-def _at_most(parameters: int) -> Iterator[None]:
-    """Let this thread make so many parameters, and no more."""
-    thread, made = threading.get_ident(), 0
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal made
-        made += threading.get_ident() == thread
-        if made > parameters:
-            raise InputError(f"its settings ask for more than {parameters:,} parameters")
-
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _made(network: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
-    if not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()):
-        raise InputError("its state_dict holds more than tensors by name")
-    numbers = sum(weight.numel() for weight in weights.values())
-    expected = outline(network, 2 * len(weights) + _SPARE_PARAMETERS, numbers + _LARGEST_BUFFERS).state_dict()
-    weights = _of_network(weights, expected)
-    check_tensors(weights, expected)
-    with torch.random.fork_rng(devices=[]):
-        made = network()
-    made.load_state_dict(weights)
-    return made.to(next(iter(weights.values())).device) if weights else made
-
-
-def _of_network(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of_network(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """The network's weights, without what torch.compile and data-parallel wrappers put before their names."""
+    expected = network.state_dict()
     for unwrapped in (lambda name: name, lambda name: _WRAPPERS.sub("", name)):
         named = {unwrapped(name).removeprefix("network."): weight for name, weight in weights.items()}
         if named.keys() == expected.keys():
@@ -146,7 +98,7 @@ def _described(described: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> T
     experiment = experiments().get(name)
     if experiment is None:
         raise InputError(f"it is of the experiment {name}; there are {', '.join(experiments())}")
-    options = _options(experiment, described.get("options"))
+    options = stored_options(experiment, described.get("options"))
     adapted = experiment.with_options(options)
     if arm not in adapted.arms:
         raise InputError(f"it is of the arm {arm}; {name} has {', '.join(adapted.arms)}")
@@ -164,7 +116,25 @@ def _described(described: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> T
     )
 
 
-def _options(experiment: Experiment, stored: Any) -> Any:
+def options_of(experiment: Experiment, changed: Mapping[str, Any]) -> Any:
+    """The experiment's options, by default but for what a file of anybody's says.
+
+    Raises:
+        InputError: it says what is no option.
+    """
+    if experiment.options is None:
+        if changed:
+            raise InputError(f"{experiment.name} has no options, got {min(map(str, changed))}")
+        return None
+    return stored_options(experiment, {**plain(experiment.options()), **changed})
+
+
+def stored_options(experiment: Experiment, stored: Any) -> Any:
+    """The experiment's options as a file of anybody's holds them.
+
+    Raises:
+        InputError: they are none.
+    """
     if experiment.options is None:
         return None
     if not isinstance(stored, Mapping):

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from ..errors import InputError
 from ..files import refuse_lfs_pointer
+from ..weights import check_tensors
 from .learner import Learner
 
 BEST = "best.ckpt"
@@ -63,35 +63,6 @@ def _loads_on_cpu(path: Path) -> bool:
     except Exception:
         return False
     return True
-
-
-def check_tensors(found: Any, expected: Mapping[str, Tensor]) -> None:
-    """
-    Raises:
-        InputError: what was found are not tensors of the expected names, shapes and types.
-    """
-    if not isinstance(found, Mapping):
-        raise InputError("its tensors are no mapping")
-    for name, tensor in expected.items():
-        if name not in found:
-            raise InputError(f"it lacks {name}")
-        _check_tensor(name, found[name], tensor)
-    extra = found.keys() - expected.keys()
-    if extra:
-        raise InputError(f"it has {min(map(str, extra))} too many")
-
-
-def _check_tensor(name: str, found: Any, expected: Tensor) -> None:
-    if not isinstance(found, Tensor):
-        raise InputError(f"its {name} is a {type(found).__name__}")
-    if found.layout != torch.strided or found.is_meta:
-        raise InputError(f"its {name} holds no numbers side by side")
-    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-        raise InputError(f"its {name} is {_kind(found)}, not {_kind(expected)}")
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{'x'.join(map(str, tensor.shape)) or 'one number'} of {tensor.dtype}".replace("torch.", "")
 
 
 def check_resumable(folder: Path, model: Learner, trainer: pl.Trainer, steps_an_epoch: int) -> int:
