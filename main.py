@@ -11,15 +11,29 @@ from hyperconv.experiments.declared import experiments, flags_of
 from hyperconv.experiments.results import FAILED, Result
 from hyperconv.experiments.run import Outcome, run
 from hyperconv.experiments.settings import Run, as_text
+from hyperconv.experiments.shipped import Compared, Files, evaluate, pack
 from hyperconv.experiments.statistics import mean_interval
 from hyperconv.experiments.sweep import Sweep, sweep
 from hyperconv.experiments.tune import tune
 from hyperconv.extras import command_for, missing
 
 
-def main(settings: Run, options: Any = None) -> None:
+def settings_for(args: Sequence[str]) -> tuple[type, ...]:
+    """What flags there are: those of every run, of files, and those that the experiment declares."""
+    of_every_run, *options = flags_of(args)
+    return (of_every_run, Files, *options)
+
+
+def main(settings: Run, files: Files, options: Any = None) -> None:
     console = cli.console()
-    if settings.list:
+    if files.pack:
+        print(f"written: {pack(files.pack, settings.out)}")
+    elif files.evaluate:
+        compared = evaluate(files.evaluate, settings)
+        console.print(_again(files.evaluate, compared))
+        if not all(each.agrees for each in compared):
+            raise SystemExit(1)
+    elif settings.list:
         console.print(_experiments())
     elif settings.tune:
         console.print(_chosen(settings, options))
@@ -28,6 +42,17 @@ def main(settings: Run, options: Any = None) -> None:
         console.print(_figures(outcome))
         if all(row.metric == FAILED for row in outcome.rows):
             raise SystemExit(1)
+
+
+def _again(folder: str, compared: Sequence[Compared]) -> Table:
+    table = Table(title=folder)
+    for column in ("test figure", "told", "measured", ""):
+        table.add_column(column)
+    for each in compared:
+        name = f"{each.figure.metric} {each.figure.at}".strip()
+        values = f"{each.figure.value:.7g}", f"{each.measured:.7g}"
+        table.add_row(name, *values, "" if each.agrees else "differs")
+    return table
 
 
 def _experiments() -> Table:
@@ -124,4 +149,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["sweep"]:
         cli.run(main_of_sweep, Sweep, arguments_of_sweep(sys.argv[2:]))
     else:
-        cli.run(main, flags_of)
+        cli.run(main, settings_for)

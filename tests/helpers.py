@@ -14,14 +14,13 @@ from typing import Any
 
 import main
 from hyperconv import cli
-from hyperconv.experiments.declared import flags_of
 
 ROOT = Path(main.__file__).parent
 
 
 def run(capsys, *args: str) -> tuple[int, str, str]:
     """Exit code, output and errors of main.py in this process."""
-    return run_script(capsys, main.main, flags_of, *args)
+    return run_script(capsys, main.main, main.settings_for, *args)
 
 
 def run_script(capsys, script: Callable, settings, *args: str) -> tuple[int, str, str]:
@@ -74,7 +73,7 @@ def _context() -> BaseContext:
 
 
 def _main(*args: str) -> None:
-    cli.run(main.main, flags_of, args)
+    cli.run(main.main, main.settings_for, args)
 
 
 def rows_in(path: Path) -> int:
