@@ -6,7 +6,6 @@ python benchmarks/peers.py
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 
 import torch
@@ -14,9 +13,10 @@ import torch.nn.functional as F
 from common import Case, Machine, Run, Settings, Sides, command, measure
 from torch import Tensor, nn
 
-from hyperconv import DenseGenerator, HyperConv2d, HyperLinear
+from hyperconv import conditional
 
 _OURS = "hyperconv"
+_VMAP = "torch.func.vmap"
 CONTEXT, HIDDEN = 4, 16
 SHAPES = {
     "first.weight": (8, 1, 5, 5),
@@ -28,12 +28,19 @@ SHAPES = {
 }
 
 
+# images, context to outputs
+Told = Callable[[Tensor, Tensor], Tensor]
+Library = tuple[nn.Module, Told]
+
+
 @dataclass(frozen=True)
 class Peers(Settings):
-    """Time training steps of a CNN for digits all of whose weights come from one context of 4 numbers for the batch.
+    """Time training steps of a CNN for digits all of whose weights come from a context of 4 numbers.
 
-    Two 5x5 convolutions (8 and 16 channels) and a linear layer, 11,274 weights, made by one hidden layer of 16.
-    Libraries that are not installed, or fail, are skipped with the reason.
+    Two 5x5 convolutions (8 and 16 channels) and a linear layer, 11,274 weights, made by one hidden layer of 16. There
+    is one context for the batch; then one a sample, for which the libraries loop over samples. Beside them stands what
+    torch itself offers, weights made at once and vmap over functional_call. Libraries that are not installed, or fail,
+    are skipped with the reason.
 
     Args:
         batch_size: digits a step.
@@ -66,26 +73,12 @@ def apply_weights(images: Tensor, weights: dict[str, Tensor]) -> Tensor:
 _SKELETON = PlainCNN()
 
 
-class OurCNN(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        generator = partial(DenseGenerator, context_dim=CONTEXT, hidden=(HIDDEN,))
-        self.first = HyperConv2d(1, 8, 5, padding=2, bias="generated", generator=generator)
-        self.second = HyperConv2d(8, 16, 5, padding=2, bias="generated", generator=generator)
-        self.last = HyperLinear(784, 10, bias="generated", generator=generator)
-
-    def forward(self, images: Tensor, context: Tensor) -> Tensor:
-        hidden = F.max_pool2d(self.first(images, context).relu(), 2)
-        hidden = F.max_pool2d(self.second(hidden, context).relu(), 2)
-        return self.last(hidden.flatten(1), context)
+def ours() -> Library:
+    network = conditional(PlainCNN(), CONTEXT, hidden=(HIDDEN,))
+    return network, lambda images, context: network(images, context=context)
 
 
-def ours() -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
-    network = OurCNN()
-    return network, network
-
-
-def hypnettorch() -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+def hypnettorch() -> Library:
     from hypnettorch.hnets import HMLP
 
     shapes = [list(shape) for shape in SHAPES.values()]
@@ -98,7 +91,7 @@ def hypnettorch() -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
     return hyper, run
 
 
-def hyperlight() -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+def hyperlight() -> Library:
     import hyperlight as hl
 
     network = PlainCNN()
@@ -112,7 +105,7 @@ def hyperlight() -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
     return hyper, run
 
 
-def hyper_nn() -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+def hyper_nn() -> Library:
     from hypernn.torch.hypernet import TorchHyperNetwork
 
     class Conditioned(TorchHyperNetwork):
@@ -132,45 +125,74 @@ def hyper_nn() -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
     return hyper.made, run
 
 
-_LIBRARIES = {
-    _OURS: ours,
-    "hypnettorch": hypnettorch,
-    "hyperlight": hyperlight,
-    "hyper-nn": hyper_nn,
-}
+def vmapped() -> Library:
+    """Contexts ``(B, CONTEXT)``, one a sample."""
+    sizes = [prod(shape) for shape in SHAPES.values()]
+    made = nn.Sequential(nn.Linear(CONTEXT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, sum(sizes)))
+
+    def run(images: Tensor, contexts: Tensor) -> Tensor:
+        parts = made(contexts).split(sizes, dim=1)
+        weights = {name: part.unflatten(1, shape) for part, (name, shape) in zip(parts, SHAPES.items(), strict=True)}
+        return torch.func.vmap(lambda image, own: apply_weights(image.unsqueeze(0), own).squeeze(0))(images, weights)
+
+    return made, run
+
+
+def one_by_one(library: Callable[[], Library]) -> Callable[[], Library]:
+    """A library that makes one network at a time, given a context a sample."""
+
+    def looping() -> Library:
+        module, run = library()
+
+        def loop(images: Tensor, contexts: Tensor) -> Tensor:
+            return torch.cat([run(image, context) for image, context in zip(images.split(1), contexts, strict=True)])
+
+        return module, loop
+
+    return looping
+
+
+_PEERS: dict[str, Callable[[], Library]] = {"hypnettorch": hypnettorch, "hyperlight": hyperlight, "hyper-nn": hyper_nn}
 
 
 def cases(machine: Machine, quick: bool = False) -> list[Case]:
-    return [case(machine, 2 if quick else 64)]
+    batch = 2 if quick else 64
+    return [case(machine, batch, a_sample=False), case(machine, batch, a_sample=True)]
 
 
-def case(machine: Machine, batch: int) -> Case:
+def case(machine: Machine, batch: int, a_sample: bool) -> Case:
+    libraries: dict[str, Callable[[], Library]] = {_OURS: ours}
+    if a_sample:
+        libraries |= {_VMAP: vmapped}
+        libraries |= {f"{name}, a loop": one_by_one(library) for name, library in _PEERS.items()}
+    else:
+        libraries |= _PEERS
+
     def make() -> dict[str, Run]:
         images = torch.rand(batch, 1, 28, 28, device=machine.device)
         labels = torch.randint(0, 10, (batch,), device=machine.device)
-        context = torch.rand(CONTEXT, device=machine.device)
+        context = torch.rand(*[batch] * a_sample, CONTEXT, device=machine.device)
         _SKELETON.to(machine.device)
         steps: dict[str, Run] = {}
-        for name, library in _LIBRARIES.items():
+        for name, library in libraries.items():
             try:
                 with machine.device:
                     module, run = library()
                 steps[name] = step(module.to(machine.device), machine.mixed(run), images, context, labels)
                 steps[name]()
             except Exception as error:  # whatever an old library raises is its result
-                if name == _OURS:
+                if name in (_OURS, _VMAP):
                     raise
                 steps.pop(name, None)
                 reason = next(iter(str(error).splitlines()), "")[:100]
                 print(f"  skipped: {name}: {type(error).__name__}: {reason}")
         return steps
 
-    return Sides(f"a conditioned CNN, training step, batch {batch}", make, _OURS)
+    told = ", a context a sample" if a_sample else ""
+    return Sides(f"a conditioned CNN{told}, training step, batch {batch}", make, _OURS)
 
 
-def step(
-    module: nn.Module, run: Callable[[Tensor, Tensor], Tensor], images: Tensor, context: Tensor, labels: Tensor
-) -> Run:
+def step(module: nn.Module, run: Told, images: Tensor, context: Tensor, labels: Tensor) -> Run:
     parameters = list(module.parameters())
 
     def once() -> None:
@@ -180,7 +202,9 @@ def step(
 
 
 def main(settings: Peers) -> None:
-    measure("Other libraries", [case(settings.machine(), settings.batch_size)], settings, settings.rounds)
+    machine, batch = settings.machine(), settings.batch_size
+    both = [case(machine, batch, a_sample) for a_sample in (False, True)]
+    measure("Other libraries", both, settings, settings.rounds)
 
 
 if __name__ == "__main__":

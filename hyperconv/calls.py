@@ -61,7 +61,9 @@ def compiling() -> bool:
 
 def a_tensor_of(module: nn.Module) -> Tensor:
     """To see device and type by. Replicas of ``nn.DataParallel`` have theirs as attributes, and no parameters."""
-    parameter = next(module.parameters(), None)
+    # its own come first, and are found in a tenth of the time
+    own = next((each for each in module._parameters.values() if each is not None), None)
+    parameter = own if own is not None else next(module.parameters(), None)
     if parameter is not None:
         return parameter
     values = (value for part in module.modules() for value in vars(part).values())

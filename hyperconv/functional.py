@@ -57,10 +57,15 @@ def convolution(
         raise ValueError(
             f"a kernel {tuple(kernel.shape)} in {groups} groups does not fit an input {tuple(input.shape)}"
         )
-    if not lies_channels_last(input) or kernel.dim() != 4:
+    if (not lies_channels_last(input) or dims != 2) and kernel.stride() != _usual_strides(kernel.shape):
         # torch 2.14 can crash on a small kernel that lies channels last where the input does not
         kernel = kernel.clone(memory_format=torch.contiguous_format)
     return _CONVOLUTION[dims](input, kernel, bias, stride, padding, dilation, groups)
+
+
+def _usual_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Of a contiguous tensor; ``is_contiguous`` is content with others where a size is 1."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def lies_channels_last(input: Tensor) -> bool:

@@ -85,7 +85,9 @@ class DenseGenerator(Generator):
 
     def generate(self, context: Tensor | None) -> Tensor:
         features = self.trunk(self.embedding if context is None else context)
-        return self.activation(torch.tensordot(features, self.weight, dims=1) + self.bias)
+        rows = features if features.dim() > 1 else features.unsqueeze(0)
+        numbers = torch.addmm(self.bias.flatten(), rows, self.weight.flatten(1))
+        return self.activation(numbers.view(*features.shape[:-1], *self.kernel_shape))
 
     @property
     def factor_count(self) -> int | None:
