@@ -650,8 +650,13 @@ Norm = (
     | nn.LayerNorm
 )
 NORMS: tuple[type[Norm], ...] = get_args(Norm)
-# those whose input may come without a batch
-_AXES_AFTER_CHANNELS = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}
+# axes of the input after those of the scale; for others, all but batch and channels
+_AXES_AFTER: dict[type[nn.Module], int] = {
+    nn.LayerNorm: 0,
+    nn.InstanceNorm1d: 1,
+    nn.InstanceNorm2d: 2,
+    nn.InstanceNorm3d: 3,
+}
 
 
 class HyperNorm(HyperLayer):
@@ -683,6 +688,7 @@ class HyperNorm(HyperLayer):
         shape = tuple(norm.weight.shape)
         super().__init__(shape, shape, bias, generator, device, dtype)
         self.norm: Any = _norm_like(norm, affine=False)
+        self.axes_after = _AXES_AFTER.get(type(self.norm))
 
     def _reset_bias(self) -> None:
         if self.bias_generator is None and self.bias is not None:
@@ -721,10 +727,7 @@ class HyperNorm(HyperLayer):
         return normalised * scale if bias is None else torch.addcmul(spread(bias), normalised, scale)
 
     def _axes_after(self, input: Tensor) -> int:
-        """How many of the input's axes come after those of the scale."""
-        if isinstance(self.norm, nn.LayerNorm):
-            return 0
-        return _AXES_AFTER_CHANNELS.get(type(self.norm), input.dim() - 2)
+        return input.dim() - 2 if self.axes_after is None else self.axes_after
 
     def _check_channels(self, input: Tensor) -> None:
         shape, end = self.generator.kernel_shape, input.dim() - self._axes_after(input)

@@ -20,7 +20,7 @@ from hyperconv import (
     cost,
     hyperize,
 )
-from hyperconv.convert import spatial_convolutions
+from hyperconv.convert import all_layers, spatial_convolutions
 from hyperconv.layers import HyperLayer
 
 LAYERS = {
@@ -291,8 +291,9 @@ def test_contexts_that_do_not_fit_are_refused_in_words(net):
 
 
 @pytest.mark.slow
-def test_compiled_and_exported(net):
-    told = learned(net)
+@pytest.mark.parametrize("select", (all_layers, everything))
+def test_compiled_and_exported(net, select):
+    told = learned(net, select=select)
     input, contexts = images(), torch.randn(5, 2, requires_grad=True)
     expected = told(input, context=contexts)
     (gradient,) = torch.autograd.grad(expected.sum(), contexts)
