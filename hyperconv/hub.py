@@ -130,7 +130,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin, library_name="hyperconv", tags
         return ModelCard("\n".join(lines) + "\n")
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
