@@ -15,7 +15,17 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 _ELSEWHERE = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md", "CHANGELOG.md": "changelog.md"}
-_MODULES = ("layers", "generators", "convert", "conditional", "together", "functional", "coordinates", "blocks")
+_MODULES = (
+    "layers",
+    "generators",
+    "convert",
+    "conditional",
+    "together",
+    "adapters",
+    "functional",
+    "coordinates",
+    "blocks",
+)
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 

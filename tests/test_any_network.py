@@ -57,7 +57,7 @@ def test_rows_are_written_into_the_table_between_its_marks(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     (
-        (("--only", "lenet"), "no network has 'lenet'"),
+        (("--only", "alexnet"), "no network has 'alexnet'"),
         (("--only", "TransformerEncoder", "--page", __file__), "has no place for the table"),
     ),
 )

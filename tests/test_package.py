@@ -201,7 +201,17 @@ def test_requirements_bring_the_experiments_and_tests_bring_everything_else_that
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == ["-e .[experiments]"]
     (own,) = [each for each in map(Requirement, project["optional-dependencies"]["test"]) if each.name == "hyperconv"]
-    assert own.extras == {"experiments", "graphs", "hub", "images", "medical", "notebook"}
+    assert own.extras == {
+        "docs",
+        "experiments",
+        "graphs",
+        "hub",
+        "images",
+        "medical",
+        "networks",
+        "notebook",
+        "sweep",
+    }
 
 
 def test_one_version_everywhere(project):

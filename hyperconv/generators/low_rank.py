@@ -60,8 +60,11 @@ class LowRankGenerator(Generator):
         self.dense.reset_parameters()
         # a context's length scales both factors, and the kernel by its square: measure rather than assume
         contexts = None if self.context_dim is None else unit_contexts(self)
-        kernels = self.product(contexts).build()
-        self._right(self.dense.weight).mul_(self.kernel_std / kernels.square().mean().sqrt())
+        left, right, _ = self.product(contexts)
+        right = right.flatten(left.dim() - 1)
+        # the squares of a product's numbers add up to the trace of its factors' Gram matrices, multiplied
+        squares = ((left.mT @ left) * (right @ right.mT)).sum((-1, -2)).mean()
+        self._right(self.dense.weight).mul_(self.kernel_std / (squares / math.prod(self.kernel_shape)).sqrt())
 
     def zero_output_(self) -> None:
         """The second factor becomes zero, the first stays, so that there is a gradient."""
