@@ -71,7 +71,7 @@ def arms(machine: Machine, batch: int, side: int = 64) -> Case:
     """Networks in evaluation whose decoders have a kernel a patch, a kernel a sample, and stored ones."""
 
     def make() -> dict[str, Run]:
-        decoders = {"hyper": MetaDecoder, "global": partial(MetaDecoder, one_kernel=True), "static": StaticDecoder}
+        decoders = {"static": StaticDecoder, "hyper": MetaDecoder, "global": partial(MetaDecoder, one_kernel=True)}
         images = torch.rand(batch, 1, side, side, device=machine.device)
         networks = {arm: HyperSeg(decoder, classes=11).to(machine.device).eval() for arm, decoder in decoders.items()}
         return {arm: inference(partial(machine.mixed(network), images)) for arm, network in networks.items()}
