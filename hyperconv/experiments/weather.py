@@ -169,7 +169,7 @@ _NORMAL_OF_DIGITS = replace(_OF_DIGITS, learning_rate=4e-3)
 RECIPES: Mapping[Clips, Mapping[str, Recipe]] = {
     "digits": {"hyper": _OF_DIGITS, "normal": _NORMAL_OF_DIGITS},
     "apart": {"hyper": _OF_DIGITS, "normal": _NORMAL_OF_DIGITS, "dfn": _OF_DFN},
-    "radar": {"hyper": _OF_RADAR, "normal": _OF_RADAR},
+    "radar": {"hyper": replace(_OF_RADAR, learning_rate=4e-3), "normal": _OF_RADAR},
 }
 # of iterative Lucas-Kanade, chosen on validation data: of 7 and 15 pixels
 _RADII: Mapping[Clips, int] = {"digits": 15, "apart": 7, "radar": 7}
