@@ -116,7 +116,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin, library_name="hyperconv", tags
         rest = {key: value for key, value in told.items() if key not in ("figures", "data", "command", "licence")}
         lines = [
             *("---", data.to_yaml(), "---", "", f"# {name}", ""),
-            f"A network of [hyperconv](https://pypi.org/project/hyperconv/) with {numbers:,} parameters.",
+            f"A network of hyperconv with {numbers:,} parameters.",
             *("", "| figure | value |", "| --- | --- |", *figures) * bool(figures),
             "",
             *(f"- {what}: {told.get(key) or 'not told'}" for what, key in (("Data", "data"), ("Licence", "licence"))),
