@@ -1,13 +1,14 @@
 import functools
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 from helpers import kill_when, launch, rows_in, run, table
 from torch.utils.data import Subset
-from writers import write_hippocampus, write_images
+from writers import write_hippocampus, write_images, write_volumes
 
 from hyperconv import plotting
 from hyperconv.data import batch_loader
@@ -40,10 +41,13 @@ def few(tmp_path_factory, digits_folder):
     hippocampi = write_hippocampus(tmp_path_factory.mktemp("hippocampi"))
     sources = {"ode": "auto", "ode-frames": "auto", "hyperlstm-characters": "auto"}
     sources["hypermorph-hippocampus"] = str(hippocampi)
+    sources["hypermorph-3d"] = str(tmp_path_factory.mktemp("volumes"))
     sources["superres-natural"] = str(write_images(tmp_path_factory.mktemp("images")))
 
     @functools.cache
     def splits(name):
+        if name == "hypermorph-3d":
+            write_volumes(Path(sources[name]))
         whole = experiments()[name].load(sources.get(name, str(digits_folder)))
         parts = {part: Subset(getattr(whole, part), torch.arange(FEW)) for part in ("train", "validation", "test")}
         return replace(whole, **parts)

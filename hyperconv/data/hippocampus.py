@@ -57,18 +57,7 @@ def hippocampus_slices(source: str = "auto", fold: int = 0, patients: int | None
     Raises:
         InputError: files that are missing, damaged or of other shapes; fewer patients.
     """
-    folder = _folder(source)
-    path = folder / SLICES_FILE
-    if path.is_file():
-        numbers = read_npz(path, {"case_id": (np.integer, 1)})["case_id"].tolist()
-        images, labels = read_slices(path)
-        if len(numbers) != len(images):
-            raise InputError(f"{path} holds {len(images)} images, but {len(numbers)} numbers of cases")
-        slices = list(zip(images, labels.unsqueeze(1), strict=True))
-    else:
-        numbers, volumes = _volumes(source)
-        slices = [slice_with_most(*case) for case in volumes]
-    return _splits(folder, numbers, slices, fold, patients, _ROUNDS_OF_SLICES, "slices")
+    return _splits(folder_of(source), *slices_of(source), fold, patients, _ROUNDS_OF_SLICES, "slices")
 
 
 def hippocampus_volumes(source: str = "auto", fold: int = 0, patients: int | None = None) -> Splits:
@@ -79,25 +68,44 @@ def hippocampus_volumes(source: str = "auto", fold: int = 0, patients: int | Non
     Args:
         source: a folder with ``imagesTr`` and ``labelsTr``, which hold NIfTI files of the same names.
     """
-    return _splits(_folder(source), *_volumes(source), fold, patients, _ROUNDS_OF_VOLUMES, "volumes")
+    return _splits(folder_of(source), *volumes_of(source), fold, patients, _ROUNDS_OF_VOLUMES, "volumes")
 
 
-def _folder(source: str) -> Path:
+def folder_of(source: str) -> Path:
     return LOCAL_FOLDER / "hippocampus" if source == "auto" else Path(source)
 
 
-def _volumes(source: str) -> tuple[list[int], list[Case]]:
-    folder = _folder(source)
+def slices_of(source: str) -> tuple[list[int], list[Case]]:
+    """Numbers of all cases, and of each the slice with most of the hippocampus; source as in `hippocampus_slices`."""
+    path = folder_of(source) / SLICES_FILE
+    if not path.is_file():
+        numbers, volumes = volumes_of(source)
+        return numbers, [slice_with_most(*case) for case in volumes]
+    numbers = read_npz(path, {"case_id": (np.integer, 1)})["case_id"].tolist()
+    images, labels = read_slices(path)
+    if len(numbers) != len(images):
+        raise InputError(f"{path} holds {len(images)} images, but {len(numbers)} numbers of cases")
+    return numbers, list(zip(images, labels.unsqueeze(1), strict=True))
+
+
+def volumes_of(source: str) -> tuple[list[int], list[Case]]:
+    """Numbers and volumes of all cases; source as in `hippocampus_volumes`."""
+    folder = folder_of(source)
     downloaded = folder / _TASK
     if source == "auto" and not (folder / _IMAGES).exists() and not downloaded.exists():
         _download(downloaded)
     return read_volumes(downloaded if downloaded.is_dir() else folder)
 
 
+def patients_of(numbers: Sequence[int]) -> Tensor:
+    """A patient's number for each case's."""
+    return torch.tensor(numbers).add(1) // 2
+
+
 def _splits(
     folder: Path, numbers: Sequence[int], cases: Sequence[Case], fold: int, patients: int | None, rounds: int, what: str
 ) -> Splits:
-    of_patients = torch.tensor(numbers).add(1) // 2
+    of_patients = patients_of(numbers)
     train, validation, test = fold_of(len(cases), fold, FOLDS, groups=of_patients)
     to_train = of_patients[train].unique()
     kept = check_patients(patients, len(to_train))

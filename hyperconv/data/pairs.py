@@ -1,20 +1,26 @@
-"""Pairs of images to register: two digits of one class, or the hippocampi of two cases."""
+"""Pairs of images to register: two digits of one class, or the hippocampi of two patients."""
 
-from pathlib import Path
+from collections.abc import Sequence, Sized
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import TensorDataset
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
 
 from ..errors import InputError
 from .batches import Splits
-from .digits import LOCAL_FOLDER, SIDE, DigitDataset, load_digits
-from .hippocampus import CLASSES, SLICES_FILE, read_slices
+from .digits import SIDE, DigitDataset, load_digits
+from .folds import fold_of
+from .hippocampus import CLASSES, FOLDS, folder_of, patients_of, slices_of, volumes_of
 
 _DIGIT_PAIRS = {"train": 20_000, "validation": 500, "test": 1_000}
 _PADDED_SIDE = 32
-_HIPPOCAMPUS_PAIRS = {"train": 4_000, "validation": 200, "test": 400}
-_SPLIT_SEED = 1
+_HIPPOCAMPUS_PAIRS = {
+    2: {"train": 4_000, "validation": 200, "test": 400},
+    3: {"train": 1_000, "validation": 50, "test": 100},
+}
+_DIVISOR = 8
 _PAIRS_SEED = 2
 
 
@@ -49,37 +55,71 @@ def _same_class(digits: DigitDataset, count: int, draws: torch.Generator) -> Ten
     return TensorDataset(images[torch.cat(moving)[order]], images[torch.cat(fixed)[order]])
 
 
-def hippocampus_pairs(source: str = "auto") -> Splits:
-    """Pairs of slices through the hippocampi of different cases; no case is in two splits.
+class CasePairs(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Moving and fixed images ``(1, *sides)``, uint8, and their parts ``(parts, *sides)``, bool, of pairs of cases.
 
     Args:
-        source: the folder of ``hippocampus_2d_64.npz``, or ``auto`` for ``data/hippocampus``. The file holds
-            ``images`` (N, H, W), uint8, and ``labels`` of the same shape: 0 background, 1 anterior, 2 posterior.
+        images: ``(cases, 1, *sides)``.
+        parts: ``(cases, parts, *sides)``.
+        moving, fixed: ``(pairs,)``, numbers of cases.
+    """
+
+    def __init__(self, images: Tensor, parts: Tensor, moving: Tensor, fixed: Tensor) -> None:
+        self.images, self.parts = images, parts
+        self.moving, self.fixed = moving, fixed
+
+    def __len__(self) -> int:
+        return len(self.moving)
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        moving, fixed = self.moving[index], self.fixed[index]
+        return self.images[moving], self.images[fixed], self.parts[moving], self.parts[fixed]
+
+
+def hippocampus_pairs(source: str = "auto", dims: Literal[2, 3] = 2) -> Splits:
+    """Pairs of hippocampi of different patients, none of whom is in two splits: slices, or volumes.
+
+    Each lies in the middle of an image of the sides that hold all of them and that 8 divides, the rest 0.
+
+    Args:
+        source: as in `hippocampus_slices`, or in `hippocampus_volumes`.
 
     Returns:
-        Datasets of moving and fixed images ``(B, 1, H, W)``, uint8, and moving and fixed labels ``(B, 2, H, W)``,
-        bool, one channel for each of the two parts.
+        `CasePairs`.
 
     Raises:
-        InputError: a file that is missing, damaged or of other shapes.
+        InputError: as these; or patients too few to be paired.
     """
-    folder = LOCAL_FOLDER / "hippocampus" if source == "auto" else Path(source)
-    images, labels = read_slices(folder / SLICES_FILE)
-    parts = F.one_hot(labels.long(), CLASSES)[..., 1:].movedim(-1, 1).bool()
-    cases = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    held_out = len(cases) // 6
-    of_split = dict(zip(_HIPPOCAMPUS_PAIRS, cases.split([len(cases) - 2 * held_out, held_out, held_out]), strict=True))
+    numbers, cases = (slices_of if dims == 2 else volumes_of)(source)
+    images, labels = _of_one_size([image for image, _ in cases]), _of_one_size([label for _, label in cases])
+    parts = F.one_hot(labels[:, 0].long(), CLASSES)[..., 1:].movedim(-1, 1).bool()
+    patients = patients_of(numbers)
+    splits, of_cases = {}, []
     draws = torch.Generator().manual_seed(_PAIRS_SEED)
-    splits = {}
-    for split, members in of_split.items():
-        count = _HIPPOCAMPUS_PAIRS[split]
-        first = torch.randint(len(members), (count,), generator=draws)
-        second = (first + torch.randint(1, len(members), (count,), generator=draws)) % len(members)
-        moving, fixed = members[first], members[second]
-        splits[split] = TensorDataset(images[moving], images[fixed], parts[moving], parts[fixed])
-    of_cases = ", ".join(f"{len(members)} {split}" for split, members in of_split.items())
-    return Splits("hippocampus", **splits, note=f"hippocampus from {folder}: {of_cases} cases; {_sizes(**splits)}")
+    for (split, count), members in zip(
+        _HIPPOCAMPUS_PAIRS[dims].items(), fold_of(len(cases), 0, FOLDS, groups=patients), strict=True
+    ):
+        first, second = torch.cartesian_prod(members, members).unbind(1)
+        others = (patients[first] != patients[second]).nonzero().flatten()
+        if not len(others):
+            raise InputError(f"the {split} split has no two patients to pair; give more cases with --data")
+        chosen = others[torch.randint(len(others), (count,), generator=draws)]
+        splits[split] = CasePairs(images, parts, first[chosen], second[chosen])
+        of_cases.append(f"{len(members)} {split}")
+    note = f"hippocampus from {folder_of(source)}: {', '.join(of_cases)} cases; {_sizes(**splits)}"
+    return Splits("hippocampus", **splits, note=note)
 
 
-def _sizes(train: TensorDataset, validation: TensorDataset, test: TensorDataset) -> str:
+def _of_one_size(images: Sequence[Tensor]) -> Tensor:
+    """Images ``(1, *sides)``, each in the middle of one as large as the largest, of sides that the networks halve."""
+    largest = torch.tensor([image.shape[1:] for image in images]).amax(0)
+    sides = ((largest + _DIVISOR - 1) // _DIVISOR * _DIVISOR).tolist()
+    padded = torch.zeros(len(images), 1, *sides, dtype=images[0].dtype)
+    for place, image in zip(padded, images, strict=True):
+        starts = [(side - own) // 2 for side, own in zip(sides, image.shape[1:], strict=True)]
+        place[:, *(slice(start, start + own) for start, own in zip(starts, image.shape[1:], strict=True))] = image
+    return padded
+
+
+def _sizes(train: Sized, validation: Sized, test: Sized) -> str:
     return f"{len(train)} training, {len(validation)} validation, {len(test)} test pairs"
