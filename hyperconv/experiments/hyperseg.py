@@ -110,7 +110,7 @@ def commonest(classes: Tensor, patch: int) -> Tensor:
 
 
 _RECIPE = Recipe("adamw", 5e-3, 1e-2, "one-cycle", batch_size=8, epochs=2, patience=None, shuffle=True)
-_RATES = {"learning_rate": (2e-3, 5e-3, 1.25e-2, 3e-2, 7.5e-2)}
+_RATES = {"learning_rate": (2e-3, 5e-3, 1.25e-2, 3e-2, 7.5e-2, 2e-1)}
 _DECODERS: dict[str, Callable[..., nn.Module]] = {
     "hyper": MetaDecoder,
     "global": partial(MetaDecoder, one_kernel=True),
