@@ -222,12 +222,12 @@ def test_figures_are_those_computed_by_hand():
         (each.metric, each.at): each.value
         for each in figures_by_lead_time(task, Always(forecast), Splits("", data, data, data, ""))
     }
-    assert found["MSE in dBZ²", "5 minutes"] == pytest.approx((10**2 + 15**2) / 9)
+    assert found["MSE", "5 minutes"] == pytest.approx((10**2 + 15**2) / 9)
     assert found["CSI at 20 dBZ", "5 minutes"] == pytest.approx(2 / 3)
     assert found["CSI at 30 dBZ", "5 minutes"] == 1
-    assert found["MSE in dBZ²", "15 minutes"] == pytest.approx(20**2 / 9)
+    assert found["MSE", "15 minutes"] == pytest.approx(20**2 / 9)
     assert found["CSI at 20 dBZ", "15 minutes"] == 0
-    assert found["MSE in dBZ²", "30 minutes"] == 0
+    assert found["MSE", "30 minutes"] == 0
     upright = task._replace(turned=True)
     turning = torch.Generator().manual_seed(0)
     assert all(each.is_contiguous() for each in next_frame(upright, Persistence(), (clips,), turning)["mse"])
@@ -297,12 +297,12 @@ def test_arms_are_trained_evaluated_and_told_by_lead_time(tmp_path, capsys):
     of_test = {(row.arm, row.metric, row.at): row for row in rows if row.split == "test"}
     for arm in WEATHER.arms:
         assert {at for each, _, at in of_test if each == arm} == {"", "5 minutes", "15 minutes", "30 minutes"}
-        alone, beside = of_test[arm, "MSE in dBZ²", ""], of_test[arm, "MSE in dBZ²", "5 minutes"]
+        alone, beside = of_test[arm, "MSE", ""], of_test[arm, "MSE", "5 minutes"]
         assert alone.value == pytest.approx(beside.value, rel=1e-4)
         assert (alone.parameters > 0) == (alone.epochs > 0) == (arm in ("hyper", "normal"))
     # rain that only drifts is followed best along its motion
     assert (
-        of_test["phase-correlation", "MSE in dBZ²", "30 minutes"].value
-        < 0.2 * of_test["persistence", "MSE in dBZ²", "30 minutes"].value
+        of_test["phase-correlation", "MSE", "30 minutes"].value
+        < 0.2 * of_test["persistence", "MSE", "30 minutes"].value
     )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["weather-clips-radar-epochs1.png"]

@@ -43,7 +43,7 @@ class Arm:
         grid: fields of its recipe or options, and the values of each that ``--tune`` tries, in all combinations; of
             equal size for every arm that is trained.
         at_range_end: for each tuned setting whose chosen value ends its range, why the range ends there.
-        group: arms of one group stand in one column of tables by condition. Default: the arm's own name.
+        group: arms of one group share a line in tables by condition. Default: the arm's own name.
         ignores: options that change nothing about this arm, and so are left out of what its results were got with.
     """
 

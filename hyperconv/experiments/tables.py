@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any, TypeVar
@@ -160,7 +161,7 @@ def noise_table(rows: Sequence[Result]) -> str:
 
 
 def further_table(rows: Sequence[Result], of: Experiment) -> str:
-    """Test figures of an experiment beside its metrics: by condition, arms of a group in one column; or by arm."""
+    """Test figures of an experiment beside its metrics: by condition and arm, or group of arms."""
     failed = _failed(rows)
     common = ("loss", *(metric.name for metric in of.objective.metrics))
     further = [
@@ -171,31 +172,28 @@ def further_table(rows: Sequence[Result], of: Experiment) -> str:
         and row.training not in failed
         and (row.at or row.metric not in common)
     ]
-    if not any(row.at for row in further):
-        return _pivot([(_joined(row.data, row.settings, row.arm), row.metric, row.value) for row in further], "arm")
 
-    def column(row: Result) -> str:
+    def arm(row: Result) -> str:
         declared = of.arms.get(row.arm)
-        return f"{row.metric}, {(declared and declared.group) or row.arm}"
+        return (declared and row.at and declared.group) or row.arm
 
-    return _pivot([(_joined(row.data, row.settings, row.at), column(row), row.value) for row in further], "at")
+    cells = [((_joined(row.data, row.settings, row.at), arm(row)), row.metric, row.value) for row in further]
+    columns = list(_unique(metric for _, metric, _ in cells))
+    lines = []
+    for line in product(_unique(at for (at, _), _, _ in cells), _unique(name for (_, name), _, _ in cells)):
+        values = [[value for place, metric, value in cells if (place, metric) == (line, each)] for each in columns]
+        if any(values):
+            lines.append((*line, *map(_further, values)))
+    return _markdown(["at", "arm", *columns], lines, left=2)
 
 
 def _joined(*parts: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _pivot(cells: Sequence[tuple[str, str, float]], corner: str) -> str:
-    """A table of (row, column, value): means of the values in a cell, with their intervals."""
-    columns = list(_unique(column for _, column, _ in cells))
-    lines = []
-    for line in _unique(row for row, _, _ in cells):
-        values = [[value for row, column, value in cells if (row, column) == (line, each)] for each in columns]
-        lines.append((line, *map(_further, values)))
-    return _markdown([corner, *columns], lines, left=1)
-
-
 def _further(values: Sequence[float]) -> str:
+    if not values:
+        return ""
     counted = len(set(values)) == 1 and float(values[0]).is_integer()
     return f"{values[0]:,.0f}" if counted else _interval(values, 3)
 

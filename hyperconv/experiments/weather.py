@@ -59,7 +59,7 @@ class Task(NamedTuple):
         load: the clips, ``(B, T, H, W)``, uint8.
         title: of the figure.
         largest: what the pixel value 255 stands for.
-        unit: of that.
+        unit: of that; errors are in its square.
         thresholds: of the critical success index.
         edge: pixels along the frames' edges that are not scored, since what comes in there was not seen.
         turned: whether clips for training are turned and mirrored at random.
@@ -73,11 +73,8 @@ class Task(NamedTuple):
     edge: int
     turned: bool = False
 
-    @property
-    def error(self) -> Metric:
-        return Metric("mse", f"MSE{self.unit and f' in {self.unit}²'}", MeanSquaredError, "lower")
 
-
+ERROR = Metric("mse", "MSE", MeanSquaredError, "lower")
 TASKS: Mapping[Clips, Task] = {
     "digits": Task(one_motion, "Digits that move as one", 1.0, "", (0.25, 0.5), edge=16),
     "apart": Task(two_motions, "Two digits that move apart", 1.0, "", (0.25, 0.5), edge=0),
@@ -93,7 +90,7 @@ def next_frame(task: Task, network: nn.Module, batch: Batch, draws: torch.Genera
     predicted, true = network(clips[:, :SEEN]), clips[:, SEEN:]
     predicted, true = inner(predicted, task.edge), inner(true, task.edge)
     measured = task.largest * predicted.detach().flatten(), task.largest * true.flatten()
-    return {LOSS: (predicted - true).square().mean(), task.error.column: measured}
+    return {LOSS: (predicted - true).square().mean(), ERROR.column: measured}
 
 
 def turned(clips: Tensor, draws: torch.Generator) -> Tensor:
@@ -111,9 +108,9 @@ def inner(frames: Tensor, edge: int) -> Tensor:
 @torch.no_grad()
 def figures_by_lead_time(task: Task, network: nn.Module, splits: Splits) -> list[Figure]:
     """Test error and critical success indices after 5, 15 and 30 minutes, the forecast fed back."""
-    error, unit = task.error, f" {task.unit}".rstrip()
+    unit = f" {task.unit}".rstrip()
     makes: dict[str, Callable[[], Any]] = {
-        error.name: error.make,
+        ERROR.name: ERROR.make,
         # what reaches a threshold does so however it was rounded
         **{f"CSI at {t:g}{unit}": partial(CriticalSuccessIndex, t * (1 - 1e-6)) for t in task.thresholds},
     }
@@ -201,7 +198,7 @@ def _adapted(experiment: Experiment, options: WeatherOptions) -> Experiment:
     return replace(
         experiment,
         arms=_arms(options.clips),
-        objective=Objective(partial(next_frame, task), (task.error,), loss="squared error of the next frame"),
+        objective=Objective(partial(next_frame, task), (ERROR,), loss="squared error of the next frame"),
         load=task.load,
         measure=partial(figures_by_lead_time, task),
         figure=partial(forecasts, task),
