@@ -21,12 +21,12 @@ from hyperconv import (
     contracted_convolution,
     convolution_per_sample,
     decomposed_convolution,
-    functional,
     hyperize,
     linear_per_sample,
     local_filter,
     patch_convolution,
 )
+from hyperconv.functional import per_sample
 
 CONVOLUTIONS = (
     HyperConv1d,
@@ -91,11 +91,11 @@ def cases():
                 partial(convolution_per_sample, backend=name),
                 ((2, 3, 8), (2, 4, 3, 3)),
             )
-            for name in functional._CONVOLUTION_BACKENDS
+            for name in per_sample._CONVOLUTION_BACKENDS
         ),
         *(
             (f"linear_per_sample, {name}", partial(linear_per_sample, backend=name), ((2, 3), (2, 4, 3), (2, 4)))
-            for name in functional._LINEAR_BACKENDS
+            for name in per_sample._LINEAR_BACKENDS
         ),
         ("contracted_convolution", contracted_convolution, ((2, 3, 8), (2, 5), (5, 4, 3, 3))),
         ("decomposed_convolution", decomposed_convolution, ((2, 3, 8), (5, 3), (4, 5, 3), (4,))),

@@ -250,7 +250,7 @@ def learned(digits_folder):
         torch.manual_seed(0)
         network = HyperSeg(decoder, SCENE_CLASSES, widths=(8, 8, 16, 16), signal_channels=16)
         optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-        for batch in list(batch_loader(splits.train, 16, shuffle=True)) * 6:
+        for batch in list(batch_loader(splits.train, 16, shuffle=True)) * 10:
             optimizer.zero_grad()
             hyperseg.segmentation(network, batch, draws)["loss"].backward()
             optimizer.step()
