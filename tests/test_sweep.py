@@ -12,7 +12,7 @@ from helpers import ROOT, run_script
 
 import main
 from hyperconv.errors import InputError
-from hyperconv.experiments import results
+from hyperconv.experiments import results, tables
 from hyperconv.experiments.sweep import Sweep, name_of_trial, read_trials, rows_of_trial, run_trial, sweep
 
 TINY = """
@@ -91,6 +91,22 @@ def test_a_training_leaves_its_rows_and_is_not_run_twice(tiny, tmp_path, monkeyp
     assert {row.command for row in rows} == {"python main.py " + " ".join(args)}
     run_trial(args, tmp_path)
     assert rows_of_trial(tmp_path, args) == rows
+
+
+def test_settings_are_tried_without_a_look_at_test_data(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    tiny.write_text(tiny.read_text().replace("epochs: 2", "epochs: 1, validation_only: true"))
+    args = read_trials(tiny)[0]
+    run_trial(args, tmp_path)
+    rows = rows_of_trial(tmp_path, args)
+    assert {(row.split, row.metric) for row in rows} == {("validation", "loss"), ("validation", "accuracy")}
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    results.write(tmp_path / "gathered.csv", [])
+    added = str(tmp_path / name_of_trial(args) / "results.csv")
+    flags = ("--results", str(tmp_path / "gathered.csv"), "--add", added)
+    code, _, err = run_script(capsys, tables.main, tables.Tables, *flags)
+    assert code == 2
+    assert "no test accuracy among the results" in err
 
 
 def test_a_training_that_another_process_is_at_is_refused(tiny, tmp_path, monkeypatch):

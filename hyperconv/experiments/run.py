@@ -75,8 +75,10 @@ def run(settings: Run, options: object = None) -> Outcome:
         rows: list[Result] = []
         for training in product(asked.experiment.arms, settings.all_seeds, asked.folds):
             place = place_of(folder, settings, *training)
-            rows += rows_of(asked.training(*training), settings, folder / "results.csv", place)
-        _draw(asked, folder, rows)
+            test = not settings.validation_only
+            rows += rows_of(asked.training(*training), settings, folder / "results.csv", place, test=test)
+        if not settings.validation_only:
+            _draw(asked, folder, rows)
     return Outcome(folder, asked.experiment, rows)
 
 
