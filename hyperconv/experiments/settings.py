@@ -34,7 +34,7 @@ class Run:
         tune: choose settings instead: train every arm with each combination of its declared grid, with seeds 100 and
             101, and compare them on validation data (of the first fold); test data are not touched. Trials gather in
             tuning.csv in --logs; those that are there already are not run again.
-        validation_only: leave test data alone, to try settings, in a sweep too. No figure is drawn, which would show them.
+        validation_only: leave test data alone, to try settings, in a sweep too. No figure is drawn, as it shows them.
         accelerator: cpu, gpu, ... as in Lightning's Trainer; auto takes what is there.
         devices: how many devices; each takes every so-manieth batch, so that a step sees as many batches.
         strategy: how to use several devices: ddp_spawn, ddp_fork or ddp_notebook, as in Lightning's Trainer; auto is
