@@ -87,7 +87,7 @@ RECIPES: Mapping[Dims, Recipe] = {
     2: Recipe("adam", 4e-3, 0.0, "one-cycle", batch_size=8, epochs=5, patience=None, shuffle=True, clip=1.0),
     3: Recipe("adam", 4e-3, 0.0, "one-cycle", batch_size=2, epochs=3, patience=None, shuffle=True, clip=1.0),
 }
-_RATES: Mapping[Dims, Sequence[float]] = {2: (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), 3: (2e-3, 4e-3, 8e-3)}
+_RATES: Mapping[Dims, Sequence[float]] = {2: (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2), 3: (2e-3, 4e-3, 8e-3)}
 # as many operations as with 5-wide kernels, at a kernel of 3
 _WIDER: Mapping[Dims, float] = {2: 5 / 3, 3: (5 / 3) ** 1.5}
 # noise of 0.1 on images in 0 ... 1; images are seen at more levels than volumes, which take longer
