@@ -325,7 +325,7 @@ def test_tuned_arms_are_given_equal_grids_and_a_choice_from_them(graph):
 @pytest.mark.parametrize("graphs", graph_hyper.TASKS)
 def test_chosen_rates_are_of_the_grid(graphs):
     for name, arm in adapted("graph-hyper", GraphHyperOptions(graphs=graphs)).arms.items():
-        assert arm.grid == {"learning_rate": graph_hyper.RATES}
+        assert arm.grid == {"learning_rate": graph_hyper.RATES[graphs]}
         assert arm.recipe.learning_rate in arm.grid["learning_rate"], name
 
 
