@@ -43,7 +43,8 @@ def borders(height: int, width: int, patch: int, shift: int = 0) -> Tensor:
     """Pixels next to a line between patches, ``(H, W)``; the edge of the image is no such line.
 
     Args:
-        shift: moves all lines down and right by so many pixels.
+        shift: moves the lines down and right by so many pixels; those that come closer to the edge than a patch are
+            left out.
 
     >>> borders(1, 8, 4).int().tolist()
     [[0, 0, 0, 1, 1, 0, 0, 0]]
@@ -51,7 +52,7 @@ def borders(height: int, width: int, patch: int, shift: int = 0) -> Tensor:
 
     def beside(side: int) -> Tensor:
         place = torch.arange(side)
-        lines = torch.arange(shift or patch, max(side, patch), patch).unsqueeze(1)
+        lines = place[(place % patch == shift) & (place >= patch) & (place <= side - patch)].unsqueeze(1)
         return ((place == lines) | (place == lines - 1)).any(0)
 
     return beside(height).unsqueeze(1) | beside(width)

@@ -25,7 +25,7 @@ from ..data.superres import (
 )
 from ..training import Recipe
 from ..training.objectives import LOSS, Batch, Measured, Metric, Objective
-from ..zoo.conditioned_srcnn import SRCNN, Bicubic, ConcatenatedSRCNN, ConditionedSRCNN
+from ..zoo.conditioned_srcnn import SRCNN, BiasedSRCNN, Bicubic, ConcatenatedSRCNN, ConditionedSRCNN
 from .experiment import Arm, Experiment, Figure, Networks
 
 if TYPE_CHECKING:
@@ -176,11 +176,12 @@ def _filters(network: Any, told: Tensor) -> Any:
 
 _RECIPE = Recipe("adam", 8e-3, 0.0, "one-cycle", batch_size=16, epochs=3, patience=None, shuffle=True)
 _GRID = {"learning_rate": (2e-3, 4e-3, 8e-3, 1.6e-2)}
-_ENDS = {"learning_rate": "of one-kernel: validation images are seen through other kernels than its own"}
+_ENDS = {"one-kernel": {"learning_rate": "validation images are seen through other kernels than its own"}}
 # widths such that all trained arms have about as many parameters
 _NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "hyper": partial(ConditionedSRCNN, (16, 16), COEFFICIENTS),
     "concatenated": partial(ConcatenatedSRCNN, (17, 16), COEFFICIENTS),
+    "biased": partial(BiasedSRCNN, (73, 64), COEFFICIENTS),
     "blind": partial(SRCNN, (76, 66)),
     "one-kernel": partial(ForOneKernel, (76, 66)),
 }
@@ -196,7 +197,12 @@ def _declared(name: str, task: str, minutes: int, border: int, **more: Any) -> E
         partial(restoration, border), (PSNR, SSIM), PSNR.column, lambda batch: len(batch[0]), loss="mean squared error"
     )
     trained = {
-        arm: Arm(network, replace(_RECIPE, learning_rate=CHOSEN[name].get(arm, _RECIPE.learning_rate)), _GRID, _ENDS)
+        arm: Arm(
+            network,
+            replace(_RECIPE, learning_rate=CHOSEN[name].get(arm, _RECIPE.learning_rate)),
+            _GRID,
+            _ENDS.get(arm, {}),
+        )
         for arm, network in _NETWORKS.items()
     }
     return Experiment(

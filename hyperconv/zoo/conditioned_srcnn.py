@@ -86,9 +86,27 @@ class ConcatenatedSRCNN(SRCNN):
         super().__init__(channels, 1 + context_dim, scale=scale)
 
     def filtered(self, interpolated: Tensor, told: Tensor) -> Tensor:
-        # a constant plane adds up over all taps; so scaled, it starts out as loud as an image of unit variance
+        # a constant plane adds up over all taps, and an image's pixels, which vary, much less
         planes = (told / _FIRST)[..., None, None].expand(-1, -1, *interpolated.shape[2:])
         return self.first(torch.cat([interpolated, planes], dim=1))
+
+
+class BiasedSRCNN(SRCNN):
+    """What it is told shifts the first convolution's channels.
+
+    Within the image that is what constant planes do, in `ConcatenatedSRCNN`, whose taps over a plane count as one: the
+    same functions, with a weight where that has 81.
+
+    >>> BiasedSRCNN((8, 4), context_dim=3)(torch.zeros(2, 1, 14, 14), torch.zeros(2, 3)).shape
+    torch.Size([2, 1, 28, 28])
+    """
+
+    def __init__(self, channels: Sequence[int], context_dim: int, scale: int = 2) -> None:
+        super().__init__(channels, scale=scale)
+        self.shifts = nn.Linear(context_dim, channels[0], bias=False)
+
+    def filtered(self, interpolated: Tensor, told: Tensor) -> Tensor:
+        return self.first(interpolated) + self.shifts(told)[..., None, None]
 
 
 class ConditionedSRCNN(SRCNN):
