@@ -310,7 +310,7 @@ def test_every_arm_classifies_the_nodes_of_every_graph(sources, graph, tuned):
 @pytest.mark.parametrize("graph", lgnn.SIZES)
 def test_tuned_arms_are_given_equal_grids_and_a_choice_from_them(graph):
     arms = adapted("lgnn", LgnnOptions(graph=graph, tuned=True)).arms
-    assert {len(combinations(arm)) for arm in arms.values()} == {8}
+    assert {len(combinations(arm)) for arm in arms.values()} == {16}
     for name, arm in arms.items():
         for setting, values in arm.grid.items():
             assert getattr(lgnn.TUNED[graph][name], setting) in values

@@ -88,7 +88,7 @@ TASKS: Mapping[Graphs, Task] = {
     "MUTAG": Task(_MUTAG.labels, _MUTAG.edge_labels, 2, 18, width=16, hyper=8, stored=158, normed=149, per_edge=18),
     "PROTEINS": Task(_PROTEINS.labels, 0, 2, 39, width=16, hyper=8, stored=158, normed=149, per_edge=0),
 }
-_OF_DIGITS = Recipe("adam", 2e-3, 0.0, "one-cycle", batch_size=64, epochs=30, patience=None, shuffle=True, clip=1.0)
+_OF_DIGITS = Recipe("adam", 6e-3, 0.0, "one-cycle", batch_size=64, epochs=30, patience=None, shuffle=True, clip=1.0)
 _OF_MUTAG = replace(_OF_DIGITS, batch_size=32, epochs=60)
 _OF_PROTEINS = replace(_OF_DIGITS, batch_size=32, epochs=15)
 # a step of nnconv on digits takes ten times as long as others'
