@@ -6,14 +6,18 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import main
 from hyperconv import cli
+from hyperconv.data import DigitDataset, Splits
 
 ROOT = Path(main.__file__).parent
 
@@ -32,6 +36,19 @@ def run_script(capsys, script: Callable, settings, *args: str) -> tuple[int, str
         code = stop.code
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+BRIGHTEST = {"train": 100, "validation": 150, "test": 200}
+
+
+def told_apart(splits: Splits) -> Splits:
+    """Digits each of whose splits is as bright as `BRIGHTEST` says, so that it can be seen which one an image shows."""
+    dimmed = {
+        split: DigitDataset((digits.images.float() / 255 * most).round().to(torch.uint8), digits.labels)
+        for split, most in BRIGHTEST.items()
+        for digits in [getattr(splits, split)]
+    }
+    return replace(splits, **dimmed)
 
 
 def launch(*args: str) -> BaseProcess:
