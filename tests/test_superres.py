@@ -11,7 +11,7 @@ from hyperconv.errors import InputError
 from hyperconv.experiments import superres
 from hyperconv.experiments.declared import experiments
 from hyperconv.training.objectives import Measured
-from hyperconv.zoo.conditioned_srcnn import SRCNN, Bicubic, ConcatenatedSRCNN, ConditionedSRCNN
+from hyperconv.zoo.conditioned_srcnn import SRCNN, BiasedSRCNN, Bicubic, ConcatenatedSRCNN, ConditionedSRCNN
 
 TOLD = data.COEFFICIENTS
 EXPERIMENT = experiments()["superres"]
@@ -125,6 +125,17 @@ def test_concatenated_coefficients_matter_and_those_of_a_blind_network_do_not():
     low, told = torch.rand(3, 1, 10, 12), torch.randn(3, 3)
     for network, matter in ((awake(ConcatenatedSRCNN((8, 4), 3)), True), (awake(SRCNN((8, 4))), False)):
         assert (not torch.equal(network(low, told), network(low, told.roll(1, 0)))) == matter
+
+
+def test_told_by_biases_is_told_by_planes_with_one_weight_for_all_taps_over_them():
+    torch.manual_seed(0)
+    planes, biases = awake(ConcatenatedSRCNN((8, 4), 3)), BiasedSRCNN((8, 4), 3)
+    state = {name: tensor for name, tensor in planes.state_dict().items() if name != "first.weight"}
+    over_image, over_planes = planes.first.weight.split([1, 3], dim=1)
+    # planes are a ninth of what is told
+    biases.load_state_dict({**state, "first.weight": over_image, "shifts.weight": over_planes.sum((2, 3)) / 9})
+    low, told = torch.rand(3, 1, 10, 12), torch.randn(3, 3)
+    torch.testing.assert_close(biases(low, told), planes(low, told), atol=1e-5, rtol=1e-4)
 
 
 class Plus(torch.nn.Module):
