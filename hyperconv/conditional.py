@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .calls import a_tensor_of, compiling, full_precision
-from .layers import CACHED, BatchError, HyperLayer
+from .layers import CACHED, BatchError, HyperLayer, ReadPerSampleError
 
 # of fewer, standardised ones would be signs, or nothing
 _FEWEST_FEATURES = 3
@@ -88,23 +88,27 @@ class Conditional(nn.Module):
             RuntimeError: within `hyperconv.cached`, another context than that.
         """
         served = self._served_context()
-        if served is not None:
+        if served is None:
+            if context is None:
+                raise ValueError(f"the network needs a context of width {self.context_dim}, got none")
+            features = self.features(context)
+        else:
             if context is not None and not torch.equal(self.features(context), served):
                 raise RuntimeError("called with another context than the kernels were cached for")
-            return self.network(*inputs, **named)
-        if context is None:
-            raise ValueError(f"the network needs a context of width {self.context_dim}, got none")
-        features = self.features(context)
+            features = served
+        if features.dim() > 1:
+            _refuse_batches_on_another_axis(self.network)
         if compiling():
             return _told_while_it_runs(self.network, features, inputs, named)
         network = _told(self.network, features, {})
         try:
             return network(*inputs, **named)
-        except (AttributeError, BatchError) as error:
-            what = error.name if isinstance(error, AttributeError) else None
+        except (ReadPerSampleError, BatchError) as error:
             for name, part in network.named_modules():
-                if isinstance(part, HyperLayer) and part is error.obj and what in ("weight", "bias", None):
-                    reason = f"the network reads its {what}, which differs from sample to sample" if what else error
+                if part is error.obj:
+                    reason = str(error)
+                    if isinstance(error, ReadPerSampleError):
+                        reason = f"the network reads its {error.what}, which differs from sample to sample"
                     raise ValueError(
                         f"layer {name or type(part).__name__}: {reason}; give one context for the batch, or do not "
                         "select the layer"
@@ -153,6 +157,8 @@ def _told(module: nn.Module, context: Tensor, copies: dict[nn.Module, nn.Module]
         if isinstance(module, HyperLayer):
             twin = _shallow(module)
             twin.told = context
+            # no part of it: that would be found among the twin's modules
+            vars(twin)["twin_of"] = module
         else:
             children = {name: child and _told(child, context, copies) for name, child in module._modules.items()}
             if any(child is not module._modules[name] for name, child in children.items()):
@@ -164,15 +170,21 @@ def _told(module: nn.Module, context: Tensor, copies: dict[nn.Module, nn.Module]
     return copies[module]
 
 
+def _refuse_batches_on_another_axis(network: nn.Module) -> None:
+    for name, part in network.named_modules():
+        is_transformer = isinstance(part, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
+        if not is_transformer or part.self_attn.batch_first:
+            continue
+        if any(isinstance(each, HyperLayer) for each in part.modules()):
+            # which goes unnoticed where there are as many tokens as samples
+            raise ValueError(
+                f"{name or 'the network'}, {type(part).__name__}: its batch is not the first axis; for a context a "
+                "sample, build it with batch_first=True"
+            )
+
+
 def _call_layers_instead_of_reading_them(twin: nn.Module) -> None:
     """What torch's attention computes of weights that it reads, of layers that have one a sample."""
-    layer: Any = twin
-    if isinstance(twin, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) and not layer.self_attn.batch_first:
-        # which goes unnoticed where there are as many tokens as samples
-        raise ValueError(
-            f"{type(twin).__name__}: its batch is not the first axis; for a context a sample, build it with "
-            "batch_first=True"
-        )
     for kind, attributes in _PAST_FAST_PATHS.items():
         if isinstance(twin, kind):
             vars(twin).update(attributes)
@@ -197,11 +209,16 @@ def _shallow(module: Any) -> Any:
     # copy.copy asks __getstate__, which parametrised modules refuse
     twin = object.__new__(type(module))
     vars(twin).update(vars(module))
+    for name, value in vars(module).items():
+        if isinstance(value, MethodType) and value.__self__ is module:
+            vars(twin)[name] = MethodType(value.__func__, twin)
     return twin
 
 
 def _told_while_it_runs(network: nn.Module, context: Tensor, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
     """What is traced leaves no trace on the layers."""
+    if not compiling():  # torch.compile gave up on this frame, which runs as any other
+        return _told(network, context, {})(*inputs, **named)
     layers = [part for part in network.modules() if isinstance(part, HyperLayer)]
     for layer in layers:
         layer.told = context

@@ -137,9 +137,9 @@ def hyperize(
     >>> torch.allclose(hyper(images), net(images), atol=1e-5)
     True
     """
+    if keep_function not in (False, True, "shared"):
+        raise ValueError(f'keep_function must be False, True or "shared", got {keep_function!r}')
     network = module if inplace else _copy(module, keep_parameters=keep_function == "shared")
-    if keep_function == "shared":
-        network.requires_grad_(False)
     offered = [
         (name, layer) for name, layer in _outside(network) if _is_offered(layer, norms=bias_generator is not None)
     ]
@@ -163,6 +163,8 @@ def hyperize(
             bias_is_shared = layer.bias is not None and len(owners[layer.bias]) > 1
             keep_bias = keep_function or bias_is_shared
             twins[layer] = _hyper_twin(layer, generator, bias_generator, generators, keep_function, bool(keep_bias))
+    if keep_function == "shared":
+        network.requires_grad_(False)
     return _replace(network, twins)
 
 
@@ -184,7 +186,8 @@ def conditional(
         network: any; it is copied, except as ``keep_function`` says.
         context_dim: width of the context.
         hidden: widths of the trunk's layers.
-        select: as in `hyperize`, normalisation offered; by default `all_layers`, which are all but that.
+        select: as in `hyperize`, normalisation offered, except with ``keep_function="shared"``; by default
+            `all_layers`, which are all but that.
         generator: given the kernel's shape, ``context_dim`` (the trunk's last width), ``device`` and ``dtype``.
         keep_function: start at the weights that the network has, frozen, so that the result computes what the network
             computed whatever the context; what is then learned is the generated difference. ``"shared"``: adapters, as
@@ -211,6 +214,11 @@ def conditional(
     generate_biases = None if keep_function == "shared" else of_biases
     made = hyperize(network, select, of_features, keep_function, bias_generator=generate_biases)
     layers = [layer for _, layer in _hyper_layers(made) if layer.generator.context_dim == hidden[-1]]
+    if layers and not any(parameter.requires_grad for layer in layers for parameter in layer.generator.parameters()):
+        raise ValueError(
+            f"all that is selected in this {type(network).__name__} is frozen, so that nothing could learn; "
+            'keep_function="shared" makes adapters of a frozen network'
+        )
     if not layers:
         raise ValueError(f"no layer of this {type(network).__name__} is selected; nothing in it would know the context")
     first = a_tensor_of(layers[0].generator)

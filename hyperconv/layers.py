@@ -94,6 +94,22 @@ class BatchError(ValueError):
         self.obj = layer
 
 
+class ReadPerSampleError(ValueError):
+    """A weight or bias was read that differs from sample to sample.
+
+    It is no AttributeError, which ``getattr`` with a default would take for a layer that has none.
+
+    Attributes:
+        obj: the layer.
+        what: ``weight`` or ``bias``.
+    """
+
+    def __init__(self, layer: nn.Module, what: str) -> None:
+        super().__init__(f"the {what} of this {type(layer).__name__} differs from sample to sample")
+        self.obj = layer
+        self.what = what
+
+
 class HyperLayer(nn.Module):
     """What all layers share: a generator for the weight, and a bias that is stored, generated or absent.
 
@@ -101,10 +117,12 @@ class HyperLayer(nn.Module):
         generator: computes ``weight``.
         bias_generator: computes the bias from the same context, where ``bias="generated"``; else None.
         told: the context of calls that give none; `hyperconv.conditional` sets it.
+        twin_of: the layer that this one is a copy of, for one call of `hyperconv.conditional`.
         bias: the stored one; a generated one is there where ``weight`` is, else None.
     """
 
     told: Tensor | None = None
+    twin_of: "HyperLayer | None" = None
 
     def __init__(
         self,
@@ -179,33 +197,37 @@ class HyperLayer(nn.Module):
         return self._weight()
 
     def _weight(self) -> Tensor:
-        if self.generator.context_dim is None or self.cached_kernel is not None:
-            return self._kernel(None)
-        if self.told is None or self.told.dim() > 1:
+        if self.generator.context_dim is not None and self._known_context("weight") is None:
             raise AttributeError(
                 f"the weight of this {type(self).__name__} depends on a context of width "
                 f"{self.generator.context_dim}: ask layer.generator(context)",
                 name="weight",
                 obj=self,
             )
-        return self._kernel(self.told)
+        return self._kernel(self._context(None))
 
     def __getattr__(self, name: str) -> Any:
         # where a property raises AttributeError, torch says that there is no such property
         if name == "weight":
             return self._weight()
         if name == "bias" and self.bias_generator is not None:
-            if self.cached_kernel is None and (self.told is None or self.told.dim() > 1):
-                if self.told is None:
-                    return None
-                raise AttributeError("there is a bias for each sample", name="bias", obj=self)
-            return self._bias(self.told)
+            if self.generator.context_dim is not None and self._known_context("bias") is None:
+                return None
+            return self._bias(self._context(None))
         return super().__getattr__(name)
+
+    def _known_context(self, what: str) -> Tensor | None:
+        """The one context that the layer was told, or is cached for."""
+        cached = self.cached_kernel
+        context = self.told if cached is None else cached.context
+        if context is not None and context.dim() > 1:
+            raise ReadPerSampleError(self, what)
+        return context
 
     @property
     def cached_kernel(self) -> CachedKernel | None:
         """What `hyperconv.cached` has made for the thread that asks."""
-        return CACHED.get(self)
+        return CACHED.get(self.twin_of or self)
 
     def _context(self, context: Tensor | None) -> Tensor | None:
         """That of the call, or what the layer was told."""
@@ -744,5 +766,5 @@ def _norm_like(norm: Any, affine: bool) -> Any:
     settings = {name: getattr(norm, name) for name in kind.__constants__}
     settings["elementwise_affine" if kind is nn.LayerNorm else "affine"] = affine
     twin = kind(**settings, device="meta")
-    twin._buffers = norm._buffers
+    twin._buffers = dict(norm._buffers)
     return twin.train(norm.training)

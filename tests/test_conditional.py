@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -474,8 +475,103 @@ def test_transformers_take_a_context_a_sample_in_training_and_evaluation(trainin
 def test_transformers_whose_batch_comes_second_take_one_context_only():
     told = conditional(nn.TransformerEncoderLayer(8, 2, 16), 2)
     assert told(torch.randn(3, 3, 8), context=torch.randn(2)).shape == (3, 3, 8)
-    with pytest.raises(ValueError, match="TransformerEncoderLayer: its batch is not the first axis"):
-        told(torch.randn(3, 3, 8), context=torch.randn(3, 2))
+    contexts = torch.randn(3, 2)
+    for block in (nullcontext(), cached(told.eval(), contexts)):
+        with (
+            torch.no_grad(),
+            block,
+            pytest.raises(ValueError, match="TransformerEncoderLayer: its batch is not the first axis"),
+        ):
+            told(torch.randn(3, 3, 8), context=contexts)
+
+
+@pytest.mark.slow
+def test_a_batch_that_comes_second_is_refused_where_the_network_is_compiled():
+    told = conditional(nn.TransformerEncoderLayer(8, 2, 16), 2)
+    with pytest.raises(Exception, match="its batch is not the first axis"):
+        torch.compile(told, fullgraph=True)(torch.randn(3, 3, 8), context=torch.randn(3, 2))
+
+
+@torch.no_grad()
+def test_transformers_are_served_cached_kernels_a_sample():
+    torch.manual_seed(0)
+    told = learned(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)).eval()
+    tokens, contexts = torch.randn(3, 4, 8), torch.randn(3, 2)
+    expected = told(tokens, context=contexts)
+    with cached(told, contexts):
+        torch.testing.assert_close(told(tokens), expected)
+        torch.testing.assert_close(told(tokens, context=contexts), expected)
+    one_by_one = [bake(told, context)(sample[None]) for context, sample in zip(contexts, tokens, strict=True)]
+    torch.testing.assert_close(expected, torch.cat(one_by_one), atol=1e-5, rtol=1e-4)
+
+
+class Asks(nn.Module):
+    """Reads its layer's bias as if there might be none."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, input):
+        bias = getattr(self.layer, "bias", None)
+        return self.layer(input) * (1 if bias is None else 2)
+
+
+def test_a_bias_a_sample_is_not_taken_for_none():
+    told, input, contexts = conditional(Asks(), 2), torch.randn(3, 3), torch.randn(3, 2)
+    with pytest.raises(
+        ValueError, match="layer layer: the network reads its bias, which differs from sample to sample"
+    ):
+        told(input, context=contexts)
+    told(input, context=contexts[0])
+    with torch.no_grad(), cached(told, contexts), pytest.raises(ValueError, match="layer layer: the network reads its"):
+        told(input)
+
+
+class Bound(nn.Module):
+    """Runs what it stored when it was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+        self.run = self._run
+
+    def _run(self, input):
+        return self.layer(input)
+
+    def forward(self, input):
+        return self.run(input)
+
+
+def test_methods_that_a_network_stored_are_told_too():
+    torch.manual_seed(0)
+    told, input, contexts = conditional(Bound(), 2), torch.randn(3, 3), torch.randn(3, 2)
+    expected = [bake(told, context)(sample) for context, sample in zip(contexts, input, strict=True)]
+    torch.testing.assert_close(told(input, context=contexts), torch.stack(expected))
+
+
+def test_a_network_that_is_frozen_is_pointed_to_adapters():
+    frozen = nn.Sequential(nn.Linear(3, 3)).requires_grad_(False)
+    with pytest.raises(ValueError, match='is frozen, so that nothing could learn; keep_function="shared"'):
+        conditional(frozen, 2, keep_function=True)
+    assert conditional(frozen, 2, generator=LowRankGenerator, keep_function="shared").trunk[0].weight.requires_grad
+
+
+def test_a_function_is_kept_in_one_of_two_ways(net):
+    with pytest.raises(ValueError, match="keep_function must be False, True"):
+        conditional(net, 2, keep_function="Shared")
+    with pytest.raises(ValueError, match="layer last"):
+        hyperize(net, all_layers, inplace=True, keep_function="shared")
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+@torch.no_grad()
+def test_where_a_part_is_cached_the_rest_is_told(net):
+    told = learned(net)
+    context = torch.randn(2)
+    expected = told(input := images(), context=context)
+    with cached(told.network.first, told.features(context)):
+        torch.testing.assert_close(told(input, context=context), expected)
 
 
 class Spectral(nn.Module):

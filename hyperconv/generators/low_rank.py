@@ -63,7 +63,7 @@ class LowRankGenerator(Generator):
         left, right, _ = self.product(contexts)
         right = right.flatten(left.dim() - 1)
         # the squares of a product's numbers add up to the trace of its factors' Gram matrices, multiplied
-        squares = ((left.mT @ left) * (right @ right.mT)).sum((-1, -2)).mean()
+        squares = ((left.mH @ left) * (right @ right.mH).mT).sum((-1, -2)).real.mean()
         self._right(self.dense.weight).mul_(self.kernel_std / (squares / math.prod(self.kernel_shape)).sqrt())
 
     def zero_output_(self) -> None:
