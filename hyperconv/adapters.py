@@ -1,6 +1,7 @@
 """Adapters that a context generates, for those who know plain ones only."""
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -35,13 +36,15 @@ def to_peft(network: Conditional, context: Tensor, folder: str | Path) -> None:
     with needing("hub", "hyperconv.to_peft"):
         from safetensors.torch import save_file
 
-        from .files import renamed_into_place, write_whole
+        from .files import remove_leftovers, renamed_into_place, write_whole
 
     if not isinstance(network, Conditional):
         raise ValueError(f"adapters are those of a conditional network, not of a {type(network).__name__}")
     if context.dim() != 1:
         raise ValueError(f"one adapter is written for one context, (context_dim,); got {tuple(context.shape)}")
     folder = Path(folder)
+    if folder.is_dir():
+        remove_leftovers(folder)
     if folder.exists() and (not folder.is_dir() or {each.name for each in folder.iterdir()} - {_CONFIG, _WEIGHTS}):
         raise ValueError(f"{folder} holds other files than an adapter's; choose a new folder")
     layers = _adapted(network.network)
@@ -54,7 +57,7 @@ def to_peft(network: Conditional, context: Tensor, folder: str | Path) -> None:
         for letter, factor in (("A", right), ("B", left)):
             weights[f"base_model.model.{name}.lora_{letter}.weight"] = factor.cpu().contiguous()
     most = max(ranks.values())
-    other = {name: rank for name, rank in ranks.items() if rank != most}
+    other = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != most}
     # the scale is alpha / r
     config = {
         "peft_type": "LORA",
@@ -62,9 +65,10 @@ def to_peft(network: Conditional, context: Tensor, folder: str | Path) -> None:
         "base_model_name_or_path": None,
         "r": most,
         "lora_alpha": most,
+        # peft takes names in a list, and patterns without an anchor, for those of all layers that end so
         "rank_pattern": other,
         "alpha_pattern": other,
-        "target_modules": list(layers),
+        "target_modules": "|".join(map(re.escape, layers)),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -100,6 +104,7 @@ def _obstacle(network: nn.Module, layer: HyperLayer, names: list[str]) -> str | 
         return f"it stands in several places ({', '.join(names)}), of which peft adapts the first only"
     if not names[0]:
         return "it is all of the network, and peft adapts parts; put it into an nn.Sequential"
-    if isinstance(network.get_submodule(names[0].rpartition(".")[0]), nn.MultiheadAttention):
-        return "nn.MultiheadAttention reads its weight, which peft does not adapt; do not select it"
+    parent = network.get_submodule(names[0].rpartition(".")[0])
+    if isinstance(parent, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+        return f"nn.{type(parent).__name__} reads its weight, which peft does not adapt; do not select it"
     return None

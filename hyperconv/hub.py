@@ -31,6 +31,16 @@ with needing("hub", __name__):
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _MOST_CONFIG_BYTES = 1 << 20
 _GENERATORS = ("ChunkedGenerator", "CoordinateMLP", "DenseGenerator", "LowRankGenerator")
+# what constructors raise, and torch's own checks
+_OF_BAD_SETTINGS = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+)
 _FIELDS = ("network", "arguments", "hyperize", "conditional", "trained")
 
 Values = Mapping[str, Any]
@@ -152,6 +162,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin, library_name="hyperconv", tags
         config, weights = read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
         if network is None and config["network"] is None:
             raise InputError(f"{folder / CONFIG} names no network; give one to fill, network=...")
+        named = None
         try:
             if network is None:
                 network = made_for(weights, _named_network(config), _by_all_names)
@@ -162,7 +173,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin, library_name="hyperconv", tags
         except InputError as error:
             raise InputError(f"{folder} holds another network: {' '.join(str(error).split())[:300]}") from error
         made = cls(network.to(map_location))
-        made.config = config
+        made.config = config if named is None else {**config, "network": None, "arguments": None}
         return made.eval()
 
 
@@ -240,7 +251,7 @@ def _named_network(config: Values) -> Callable[[], nn.Module]:
                 network = make_conditional(network, **_options(config["conditional"], network))
         except InputError:
             raise
-        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, ArithmeticError) as error:
+        except _OF_BAD_SETTINGS as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"no {config['network']} can be made of its settings: {reason}") from error
         return network
@@ -284,7 +295,12 @@ def _of_zoo(name: str, arguments: Values) -> Callable[[], nn.Module]:
             found = getattr(importlib.import_module(path), name, None)
         except ImportError:
             continue
-        if found is not None and found.__module__ == path and not name.startswith("_") and _makes_networks(found):
+        if (
+            found is not None
+            and getattr(found, "__module__", None) == path
+            and not name.startswith("_")
+            and _makes_networks(found)
+        ):
             return partial(found, **_decoded(arguments))
     raise InputError(f"{zoo.__name__} has no network {name}, or it needs more packages")
 
@@ -295,7 +311,9 @@ def _makes_networks(maker: Any) -> bool:
 
 
 def _options(given: Values, network: nn.Module) -> dict[str, Any]:
-    options = _decoded(given)
+    options = {str(name): _decoded(value) for name, value in given.items()}
+    if isinstance(options.get("generator"), str):
+        options["generator"] = _decoded({"generator": options["generator"]})
     if (layers := options.pop("layers", None)) is not None:
         if unknown := set(layers) - {name for name, _ in network.named_modules()}:
             raise InputError(f"the network has no layer {min(unknown)}")

@@ -207,6 +207,8 @@ def config(**changes):
         ("config.json", config(network="mlp"), "mlp has no arm"),
         ("config.json", config(network="os/system"), "there is no network os/system: it begins with zoo, torchvision,"),
         ("config.json", config(network="zoo/Tensor"), r"hyperconv\.zoo has no network Tensor"),
+        ("config.json", config(network="zoo/torch"), r"hyperconv\.zoo has no network torch"),
+        ("config.json", config(network="zoo/__name__"), r"hyperconv\.zoo has no network __name__"),
         ("config.json", config(network="zoo/__loader__"), r"hyperconv\.zoo has no network __loader__"),
         ("config.json", config(network="torchvision/os"), "torchvision has no model os"),
         (

@@ -78,7 +78,33 @@ def test_any_network_of_linear_layers_in_half_precision_too(tmp_path):
     loaded = peft.PeftModel.from_pretrained(network, tmp_path / "a" / "b")
     assert loaded.base_model.model[0].lora_A["default"].weight.shape == (3, 6)
     config = json.loads((tmp_path / "a" / "b" / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (3, 3, ["0", "2.0"])
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (3, 3, "0|2\\.0")
+
+
+@torch.no_grad()
+def test_names_that_end_alike_are_told_apart(tmp_path):
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.ReLU(), nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 5)))
+    network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), inner)
+    # "0" and "1" end other names, too; the first layer has a rank of its own
+    told = conditional(
+        network,
+        2,
+        select=lambda name, layer: name in ("0", "1", "2.1"),
+        generator=lambda shape, **more: LowRankGenerator(shape, rank=2 if shape[1] == 6 else 4, **more),
+        keep_function="shared",
+    )
+    for parameter in told.parameters():
+        if parameter.requires_grad:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    input, context = torch.randn(3, 6), torch.randn(2)
+    expected = told(input, context=context)
+    assert (expected - network(input)).abs().max() > 0.01
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".partial-left-by-a-killed-process").write_text("")
+    to_peft(told, context, tmp_path / "a")
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(network), tmp_path / "a").eval()
+    torch.testing.assert_close(loaded(input), expected, rtol=1e-5, atol=1e-5)
 
 
 class Twice(nn.Module):
@@ -106,6 +132,10 @@ class Twice(nn.Module):
         (
             lambda: adapted(nn.TransformerEncoderLayer(8, 2, 16)),
             "layer self_attn.out_proj: nn.MultiheadAttention reads its weight",
+        ),
+        (
+            lambda: adapted(nn.TransformerEncoderLayer(8, 2, 16), select=lambda name, layer: name == "linear1"),
+            "layer linear1: nn.TransformerEncoderLayer reads its weight",
         ),
         (lambda: nn.Linear(3, 4), "those of a conditional network, not of a Linear"),
     ),

@@ -92,7 +92,7 @@ def hippocampus_pairs(source: str = "auto", dims: Literal[2, 3] = 2) -> Splits:
     """
     numbers, cases = (slices_of if dims == 2 else volumes_of)(source)
     images, labels = _of_one_size([image for image, _ in cases]), _of_one_size([label for _, label in cases])
-    parts = F.one_hot(labels[:, 0].long(), CLASSES)[..., 1:].movedim(-1, 1).bool()
+    parts = torch.cat([labels == part for part in range(1, CLASSES)], dim=1)
     patients = patients_of(numbers)
     splits, of_cases = {}, []
     draws = torch.Generator().manual_seed(_PAIRS_SEED)

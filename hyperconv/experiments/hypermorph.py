@@ -161,13 +161,7 @@ def mean_figures(task: Task, network: nn.Module, pairs: Samples, weight: float) 
         folds = 100 * (jacobian_determinants(figures["displacement"]) < 0).float().flatten(1).mean(1)
         measured.append((figures["parts"], folds))
     parts, folds = map(torch.cat, zip(*measured, strict=True))
-    of_parts = parts.mean(0).tolist() if parts.shape[1] > 1 else ()
-    return {
-        "loss": loss.compute().item(),
-        DICE.name: parts.mean().item(),
-        "folds": folds.mean().item(),
-        **{f"{DICE.name} of part {number}": part for number, part in enumerate(of_parts, 1)},
-    }
+    return {"loss": loss.compute().item(), "folds": folds.mean().item(), **_of_parts(parts)}
 
 
 def figures_at_weights(task: Task, network: nn.Module, splits: Splits) -> list[Figure]:
@@ -181,11 +175,7 @@ def figures_at_weights(task: Task, network: nn.Module, splits: Splits) -> list[F
 
 def figures_at_best_weight(task: Task, network: nn.Module, splits: Splits) -> list[Figure]:
     """Test figures as they are unregistered, at `weights_of` the network, and at the best weight if it is for all."""
-    before = [
-        Figure(name, value, "unregistered")
-        for name, value in unregistered(task, splits).items()
-        if name.startswith(DICE.name)
-    ]
+    before = [Figure(name, value, "unregistered") for name, value in unregistered(task, splits).items()]
     figures = [*before, *figures_at_weights(task, network, splits)]
     if weights_of(network, ()):
         return figures
@@ -199,11 +189,26 @@ def best_weight(task: Task, network: nn.Module, splits: Splits) -> float:
     return max(task.slide, key=lambda weight: mean_figures(task, network, splits.validation, weight)[DICE.name])
 
 
+@torch.no_grad()
 def unregistered(task: Task, splits: Splits) -> dict[str, float]:
-    """`mean_figures` of the test pairs before they are registered."""
-    still = partial(ForOneWeight, 0.0)
-    dims = splits.test[:1][0].dim() - 2
-    return mean_figures(task, still(dims=dims), splits.test, 0.0)
+    """The Dice of the test pairs before they are registered, as in `mean_figures`."""
+    parts = torch.cat([dice(*_masks(batch)) for batch in batch_loader(splits.test, task.evaluation_batch)])
+    return _of_parts(parts)
+
+
+def _masks(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Moving and fixed ones, ``(B, parts, *sides)``: those of the batch, or pixels above a half."""
+    moving, fixed = batch[2:] or [as_float(images) > 0.5 for images in batch]
+    return moving, fixed
+
+
+def _of_parts(parts: Tensor) -> dict[str, float]:
+    """The mean Dice of ``(pairs, parts)``; each part's under its number, if there are several."""
+    of_each = parts.mean(0).tolist() if parts.shape[1] > 1 else ()
+    return {
+        DICE.name: parts.mean().item(),
+        **{f"{DICE.name} of part {number}": part for number, part in enumerate(of_each, 1)},
+    }
 
 
 def slide(task: Task, networks: Networks, splits: Splits, *, search: bool = False) -> "Drawing":
