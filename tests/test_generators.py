@@ -389,5 +389,13 @@ def test_hidden_layers_of_complex_numbers_are_refused_in_words(kind):
         kind((4, 4, 3, 3), dtype=torch.complex64)
 
 
-def test_a_generator_without_hidden_layers_may_be_complex():
-    assert DenseGenerator((4, 4, 3, 3), dtype=torch.complex64)().dtype == torch.complex64
+@pytest.mark.parametrize("kind", [DenseGenerator, partial(LowRankGenerator, rank=2)])
+def test_a_generator_without_hidden_layers_may_be_complex(kind):
+    torch.manual_seed(0)
+    squares = []
+    for _ in range(20):
+        generator = kind((16, 24, 3), 5, dtype=torch.complex64)
+        kernels = generator(torch.randn(64, 5, dtype=torch.complex64)).detach()
+        assert kernels.dtype == torch.complex64
+        squares.append(kernels.abs().square().mean())
+    assert torch.stack(squares).mean().sqrt().item() == pytest.approx(generator.kernel_std, rel=0.1)
