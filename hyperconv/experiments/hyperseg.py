@@ -89,13 +89,16 @@ def figure(networks: Networks, splits: Splits) -> "Drawing":
     predicted = {arm: network(as_float(images[:_SHOWN])).argmax(1).numpy() for arm, network in networks.items()}
     network: Any = networks.get("hyper", next(iter(networks.values())))
     signals = network.signal(as_float(images)).movedim(1, -1)
-    plane = PCA(n_components=3).fit_transform(signals.flatten(0, 2).numpy())
+    of_patches = commonest(classes, network.patch).numpy()
+    signals = signals.numpy()
+    components = PCA(n_components=3).fit(signals[of_patches > 0])
+    plane = components.transform(signals.reshape(-1, signals.shape[-1]))
     return segmented(
         images[:_SHOWN, 0].numpy(),
         classes[:_SHOWN].numpy(),
         predicted,
         plane.reshape(*signals.shape[:3], -1),
-        commonest(classes, network.patch).numpy(),
+        of_patches,
         f"Scenes of digits ({splits.name}, test) segmented with weights of each patch's own",
     )
 

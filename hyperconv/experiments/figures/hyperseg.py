@@ -22,7 +22,7 @@ def segmented(
     of_patches: np.ndarray,
     title: str,
 ) -> Figure:
-    """A row a scene; and all patches in the plane of their signals' first two principal components.
+    """A row a scene; and patches in the plane of their signals' first two principal components.
 
     Args:
         images: ``(N, H, W)``; ``classes`` likewise, 0 being background and 1 ... 10 the digits.
@@ -35,7 +35,7 @@ def segmented(
     figure = plt.figure(figsize=(1.45 * columns + 4.6, 1.5 * len(images) + 1.0), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.45 * columns, 4.6], squeeze=False)[0]
     axes = left.subplots(len(images), columns, squeeze=False)
-    shades = _as_shades(signals)
+    shades = _as_shades(signals, of_patches)
     for row, image, truth, *guesses, shade in zip(axes, images, classes, *predicted.values(), shades, strict=False):
         row[0].imshow(image, "gray")
         for axis, each in zip(row[1:-1], (truth, *guesses), strict=True):
@@ -52,10 +52,9 @@ def segmented(
     return figure
 
 
-def _as_shades(signals: np.ndarray) -> np.ndarray:
-    """Components as red, green and blue."""
-    flat = signals.reshape(-1, signals.shape[-1])
-    low, high = np.quantile(flat, (0.02, 0.98), axis=0)
+def _as_shades(signals: np.ndarray, of_patches: np.ndarray) -> np.ndarray:
+    """Components as red, green and blue, which are told apart best where there are digits."""
+    low, high = np.quantile(signals[of_patches > 0], (0.02, 0.98), axis=0)
     return np.clip((signals - low) / np.maximum(high - low, 1e-12), 0, 1)
 
 
@@ -71,7 +70,12 @@ def _draw_plane(axis: plt.Axes, points: np.ndarray, classes: np.ndarray, shades:
     for number, colour in enumerate(["0.8", *_COLOURS[1:]]):
         chosen = points[classes == number]
         axis.scatter(chosen[:, 0], chosen[:, 1], s=5, color=colour, linewidths=0, alpha=0.8)
+    # some of those without are far away
+    low, high = np.quantile(points[classes > 0, :2], (0.005, 0.995), axis=0)
+    margins = 0.1 * (high - low)
     axis.set(
+        xlim=(low[0] - margins[0], high[0] + margins[0]),
+        ylim=(low[1] - margins[1], high[1] + margins[1]),
         xlabel="first principal component of the signal",
         ylabel="second",
         title="patches by the digit in them\n(grey: none)",
