@@ -13,7 +13,7 @@ PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").g
 OPTIONAL = re.compile(r"^(?:from|import) (voxelmorph)", re.MULTILINE)
 MARKER = re.compile(r"<!-- compares (.+?) -->")
 # accuracies are fractions in the results and points in sentences
-POINTS = ("accuracy",)
+POINTS = ("accuracy", "mIoU")
 
 
 def text_of(page):
