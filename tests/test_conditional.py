@@ -723,3 +723,30 @@ def test_norms_refuse_what_does_not_fit(norm, shape, message):
     told = conditional(norm, 2, select=everything)
     with pytest.raises(ValueError, match=message):
         told(torch.randn(shape), context=torch.randn(3, 2))
+
+
+def _half_the_batch(rank, folder):
+    """One of two processes that train together; the first one leaves its gradients."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    told = learned(Net().double().eval())
+    wrapped = nn.parallel.DistributedDataParallel(told)
+    inputs, contexts = torch.load(folder / "batch.pt", weights_only=True)
+    own = slice(2 * rank, 2 * rank + 2)
+    wrapped(inputs[own], context=contexts[own]).square().mean().backward()
+    if rank == 0:
+        torch.save({name: each.grad for name, each in told.named_parameters()}, folder / "gradients.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_together_have_the_gradients_of_one(tmp_path):
+    batch = images(dtype=torch.float64)[:4], torch.randn(4, 2, dtype=torch.float64)
+    torch.save(batch, tmp_path / "batch.pt")
+    torch.multiprocessing.start_processes(_half_the_batch, (tmp_path,), nprocs=2, start_method="fork")
+    torch.manual_seed(0)
+    told = learned(Net().double().eval())
+    told(batch[0], context=batch[1]).square().mean().backward()
+    gradients = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    assert gradients.keys() == dict(told.named_parameters()).keys()
+    for name, parameter in told.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
