@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import run
+from helpers import ROOT, run
 
 from hyperconv.errors import InputError
 from hyperconv.experiments import results
@@ -115,3 +117,40 @@ def test_packing_by_a_command_and_what_it_refuses(capsys, finished, tmp_path):
     with pytest.raises(InputError, match="has no test figures of"):
         pack(run_folder / "chunked" / "seed3", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+SHIPPED = sorted((ROOT / "lightning_logs" / "networks").iterdir())
+# within data/, of those that are not of digits
+DATA = {"weather-clips-radar": "radar_fmi", "graph-hyper-graphs-PROTEINS": "tu", "unet": "hippocampus"}
+
+
+def test_shipped_networks_are_small_and_listed():
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in SHIPPED]
+    assert max(sizes) <= 4_000_000
+    assert sum(sizes) <= 25_000_000
+    page = (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `([\w.-]+)` \|", page, re.MULTILINE)) == [folder.name for folder in SHIPPED]
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_shipped_networks_are_found_again(folder):
+    pytest.importorskip("monai" if "unet" in folder.name else "torch")
+    pytest.importorskip("torch_geometric" if "graph" in folder.name else "torch")
+    assert sum(parameter.numel() for parameter in hub.HubNetwork.from_pretrained(folder).parameters()) > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_a_fresh_process_measures_the_figures_of_shipped_networks(folder):
+    own = next((own for name, own in DATA.items() if folder.name.startswith(name)), "MNIST")
+    data = ROOT / "data" / own
+    if not data.is_dir():
+        pytest.skip(f"needs data/{own}")
+    done = subprocess.run(
+        [sys.executable, "main.py", "--evaluate", str(folder), "--data", str(data), "--accelerator", "cpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,7 @@
 """Trained arms as small files to ship, and their figures measured again."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def pack(place: str | Path, out: str | Path) -> Path:
         out: the new folder is made within.
 
     Returns:
-        The new folder, ``EXPERIMENT-ARM``.
+        The new folder, ``EXPERIMENT-ARM``, with what is not the default in between.
 
     Raises:
         InputError: no checkpoint, no figures of it, or a folder that exists.
@@ -95,7 +96,7 @@ def pack(place: str | Path, out: str | Path) -> Path:
             "licence": LICENCE,
         },
     }
-    folder = Path(out) / f"{found.experiment}-{found.arm}"
+    folder = Path(out) / re.sub(r"[ =]+", "-", f"{found.experiment} {found.settings} {found.arm}")
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or choose another --out")
     with renamed_into_place(folder, folder=True) as beside:
