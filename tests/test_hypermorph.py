@@ -9,6 +9,7 @@ from scipy.ndimage import map_coordinates
 from torch.utils.data import TensorDataset
 from writers import write_hippocampus, write_volumes
 
+from hyperconv import magnitude_invariant
 from hyperconv.data import Splits, batch_loader, load_digits
 from hyperconv.data.hippocampus import slices_of, volumes_of
 from hyperconv.data.pairs import digit_pairs, hippocampus_pairs
@@ -88,7 +89,8 @@ def test_a_given_weight_is_a_plain_network_with_the_generated_kernels(dims, leve
     for parameter in hyper.network.velocity.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     moving, fixed, weight = torch.rand(2, 1, *[16] * dims), torch.rand(2, 1, *[16] * dims), torch.tensor([0.3])
-    h = hyper.features(weight)
+    told = magnitude_invariant(weight)
+    h = hyper.features(told)
     layers = [[*network.encoder, *network.decoder, network.velocity] for network in (hyper.network, plain)]
     for generated, stored in zip(*layers, strict=True):
         kernel, bias = (generated.generator, stored.weight), (generated.bias_generator, stored.bias)
@@ -97,7 +99,7 @@ def test_a_given_weight_is_a_plain_network_with_the_generated_kernels(dims, leve
     expected = plain(moving, fixed)
     assert expected.displacement.abs().max() > 0.01
     assert expected.velocity.shape[2:] == torch.Size([16 // 2 ** (3 - levels)] * dims)
-    for context in (weight, weight.expand(2, 1)):
+    for context in (told, told.expand(2, 2)):
         for found, wanted in zip(hyper(moving, fixed, context=context), expected, strict=True):
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
@@ -106,7 +108,7 @@ def test_a_given_weight_is_a_plain_network_with_the_generated_kernels(dims, leve
 @pytest.mark.parametrize("kind", [VoxelMorph, partial(hyper_morph, (8,))])
 def test_starts_at_the_identity(dims, kind):
     moving, fixed = torch.rand(2, 1, *[16] * dims), torch.rand(2, 1, *[16] * dims)
-    told = {} if kind is VoxelMorph else {"context": torch.ones(1)}
+    told = {} if kind is VoxelMorph else {"context": torch.ones(2)}
     registered = kind(**TINY, dims=dims)(moving, fixed, **told)
     assert not registered.displacement.any()
     torch.testing.assert_close(registered.moved, moving)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..data import Splits, as_float, batch_loader
 from ..data.batches import Samples
 from ..data.pairs import digit_pairs, hippocampus_pairs
+from ..generators import magnitude_invariant
 from ..training import Recipe
 from ..training.objectives import LOSS, Batch, Metric, Objective
 from ..zoo.hypermorph import Registered, VoxelMorph, hyper_morph, warp
@@ -116,7 +117,7 @@ def registered(task: Task, network: nn.Module, batch: Batch, weight: float) -> d
     """
     images, masks = [as_float(image) for image in batch[:2]], batch[2:]
     moving, fixed = images
-    moved, displacement, velocity = network(moving, fixed, context=moving.new_tensor([weight]))
+    moved, displacement, velocity = network(moving, fixed, context=magnitude_invariant(moving.new_tensor([weight])))
     axes = range(2, velocity.dim())
     smoothness = torch.stack([velocity.diff(dim=axis).square().mean() for axis in axes]).mean()
     loss = (1 - weight) * (moved - fixed).square().mean() / task.sigma**2 + weight * smoothness
@@ -244,7 +245,7 @@ def slide(task: Task, networks: Networks, splits: Splits, *, search: bool = Fals
     network = networks.get("hyper", next(iter(networks.values())))
     for weight in weights_of(network, _SHOWN):
         with torch.no_grad():
-            moved, displacement, _ = network(moving, fixed, context=torch.tensor([weight]))
+            moved, displacement, _ = network(moving, fixed, context=magnitude_invariant(torch.tensor([weight])))
         outline = warp(masks[0], displacement) if masks else None
         columns[f"λ = {weight:g}"] = (flat(moved), flat(displacement, along=True), flat(outline))
     return registrations(

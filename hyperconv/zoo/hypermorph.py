@@ -146,15 +146,16 @@ def hyper_morph(hidden: Sequence[int] = (32, 32, 16), **sizes: Sequence[int] | D
         sizes: of `VoxelMorph`.
 
     Returns:
-        Called with ``context=``, the weight, 0 ... 1: ``(1,)`` for the batch (and much faster), or ``(B, 1)`` for each
-        pair. It starts at the identity.
+        Called with ``context=``, `magnitude_invariant` of the weight, 0 ... 1: ``(2,)`` for the batch (and much faster),
+        or ``(B, 2)`` for each pair. It starts at the identity.
 
+    >>> from hyperconv import magnitude_invariant
     >>> pair = torch.zeros(2, 1, 32, 32), torch.zeros(2, 1, 32, 32)
-    >>> hyper_morph()(*pair, context=torch.tensor([0.3])).displacement.shape
+    >>> hyper_morph()(*pair, context=magnitude_invariant(torch.tensor([0.3]))).displacement.shape
     torch.Size([2, 2, 32, 32])
     """
     network = VoxelMorph(**sizes)  # type: ignore[arg-type]
-    hyper = conditional(network, context_dim=1, hidden=hidden)
+    hyper = conditional(network, context_dim=2, hidden=hidden)
     set_to_zero(hyper.network.get_submodule("velocity"))
     return hyper
 
