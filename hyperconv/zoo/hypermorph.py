@@ -146,7 +146,7 @@ def hyper_morph(hidden: Sequence[int] = (32, 32, 16), **sizes: Sequence[int] | D
         sizes: of `VoxelMorph`.
 
     Returns:
-        Called with ``context=``, `magnitude_invariant` of the weight, 0 ... 1: ``(2,)`` for the batch (and much faster),
+        Called with ``context=``, `magnitude_invariant` of the weight, 0 ... 1: ``(2,)`` for the batch (much faster),
         or ``(B, 2)`` for each pair. It starts at the identity.
 
     >>> from hyperconv import magnitude_invariant
