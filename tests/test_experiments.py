@@ -2,11 +2,12 @@ import functools
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from helpers import kill_when, launch, rows_in, run, table
+from helpers import ROOT, kill_when, launch, rows_in, run, table
 from torch.utils.data import Subset
 from writers import write_hippocampus, write_images, write_volumes
 
@@ -18,9 +19,9 @@ from hyperconv.experiments.conditioned import kernel_parameters, turned_classifi
 from hyperconv.experiments.declared import experiments
 from hyperconv.experiments.digits import DigitsOptions
 from hyperconv.experiments.run import rows_of
-from hyperconv.experiments.settings import Run, changes
+from hyperconv.experiments.settings import Run, as_text, changes
 from hyperconv.experiments.trained import load_trained
-from hyperconv.experiments.tune import combinations
+from hyperconv.experiments.tune import TUNING_SEEDS, combinations
 from hyperconv.extras import command_for
 from hyperconv.training.objectives import Measured
 from hyperconv.zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN
@@ -352,3 +353,44 @@ def test_a_recurrent_generator_is_one_for_all_layers_whose_kernels_differ():
     deep(torch.rand(1, 1, 28, 28), torch.ones(1, 2))
     kernels = [deep.convolutions[0].generator(context) for context in contexts]
     assert len({kernel.sum().item() for kernel in kernels}) == 16
+
+
+def _chosen_by_trials(experiment, prefix, arm, rows):
+    """The best trial of an arm in tuning.csv; None where some are missing."""
+    metric = experiment.objective.metrics[0]
+    best = None
+    for trial in combinations(experiment.arms[arm]):
+        settings = f"{prefix} {as_text(trial)}".strip()
+        own = [row for row in rows if (row.experiment, row.settings, row.arm) == (experiment.name, settings, arm)]
+        values = [row.value for row in own if row.metric == metric.name]
+        if len({row.seed for row in own}) < len(TUNING_SEEDS):
+            return None
+        failed = any(row.metric == results.FAILED for row in own)
+        if not failed and (best is None or metric.is_better(mean(values), best[1])):
+            best = trial, mean(values)
+    return best and best[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tried"),
+    [
+        ("classroom", {}, 2),
+        ("superres", {}, 5),
+        ("weather", {}, 2),
+        ("weather", {"clips": "radar"}, 2),
+        ("hyperseg", {}, 3),
+        ("unet", {"task": "hippocampus"}, 5),
+        ("graph-hyper", {"graphs": "MUTAG"}, 5),
+        ("graph-hyper", {"graphs": "PROTEINS"}, 4),
+    ],
+)
+def test_declared_settings_are_the_best_of_the_trials_on_validation_data(name, options, tried):
+    experiment = experiments()[name]
+    skip_without_packages(experiment)
+    adapted = experiment.with_options(experiment.options(**options)) if options else experiment
+    rows = results.read(ROOT / "lightning_logs" / "tuning.csv")
+    chosen = {arm: _chosen_by_trials(adapted, as_text(options), arm, rows) for arm in adapted.arms}
+    found = {arm: trial for arm, trial in chosen.items() if trial}
+    assert len(found) == tried
+    for arm, trial in found.items():
+        assert {setting: getattr(adapted.recipe_of(arm), setting) for setting in trial} == trial, arm
