@@ -45,7 +45,7 @@ def evaluated(capsys, folder, data, *flags):
 
 
 def test_a_packed_arm_is_the_trained_one_and_tells_its_figures(finished, packed):
-    assert packed.name == "mlp-chunked"
+    assert packed.name == "mlp-epochs-2-chunked"
     assert {each.name for each in packed.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     network, images = hub.HubNetwork.from_pretrained(packed), torch.randn(3, 1, 28, 28)
     assert torch.equal(network(images), load_trained(finished / "chunked" / "seed4" / "best.ckpt")(images))
@@ -103,9 +103,9 @@ def test_files_that_tell_no_figures_of_these_data_are_refused_in_a_line(capsys, 
 def test_packing_by_a_command_and_what_it_refuses(capsys, finished, tmp_path):
     place = finished / "chunked" / "seed3"
     code, out, err = run(capsys, "--pack", str(place / "best.ckpt"), "--out", str(tmp_path / "out"))
-    assert (code, "mlp-chunked" in out) == (0, True), err
+    assert (code, "mlp-epochs-2-chunked" in out) == (0, True), err
     code, _, err = run(capsys, "--pack", str(place), "--out", str(tmp_path / "out"))
-    assert (code, "mlp-chunked exists; remove it" in err) == (2, True)
+    assert (code, "mlp-epochs-2-chunked exists; remove it" in err) == (2, True)
     with pytest.raises(InputError, match="there is no checkpoint"):
         pack(tmp_path / "nothing", tmp_path)
     alone = shutil.copytree(place, tmp_path / "alone")
