@@ -123,7 +123,7 @@ def registered(task: Task, network: nn.Module, batch: Batch, weight: float) -> d
     loss = (1 - weight) * (moved - fixed).square().mean() / task.sigma**2 + weight * smoothness
     with torch.no_grad():
         moved_mask = warp(masks[0].to(moved), displacement) if masks else moved
-        parts = dice(moved_mask > 0.5, masks[1] if masks else fixed > 0.5)
+        parts = dice(moved_mask > 0.5, _masks(batch)[1])
     return {"loss": loss, "parts": parts, "displacement": displacement.detach()}
 
 
