@@ -87,7 +87,10 @@ RECIPES: Mapping[Dims, Recipe] = {
     2: Recipe("adam", 4e-3, 0.0, "one-cycle", batch_size=8, epochs=5, patience=None, shuffle=True, clip=1.0),
     3: Recipe("adam", 4e-3, 0.0, "one-cycle", batch_size=2, epochs=3, patience=None, shuffle=True, clip=1.0),
 }
-_RATES: Mapping[Dims, Sequence[float]] = {2: (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2), 3: (4e-3, 8e-3, 1.6e-2, 3.2e-2)}
+_RATES: Mapping[Dims, Sequence[float]] = {
+    2: (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
+    3: (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+}
 # the best of these on validation slices of the hippocampus, taken for other tasks too
 CHOSEN = {"hyper-4": 3.2e-2, "hyper-8": 3.2e-2, "normal-3": 1.6e-2, "normal-5": 8e-3, "dynunet": 8e-3}
 # as many operations as with 5-wide kernels, at a kernel of 3
