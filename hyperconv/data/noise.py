@@ -10,11 +10,12 @@ NOISES: tuple[Noise, ...] = get_args(Noise)
 UNITS: dict[Noise, str] = {"salt-and-pepper": "amount", "gaussian": "std", "speckle": "std"}
 
 
-def add_noise(images: Tensor, noise: Noise, amount: float, generator: torch.Generator) -> Tensor:
+def add_noise(images: Tensor, noise: Noise, amount: float | Tensor, generator: torch.Generator) -> Tensor:
     """Noisy copies of images.
 
     Args:
         images: any shape, float in 0 ... 1.
+        amount: one number, or a tensor that broadcasts to the images.
         noise: ``salt-and-pepper`` replaces a fraction ``amount`` of the pixels by 0 or 1, evenly;
             ``gaussian`` adds noise of standard deviation ``amount``;
             ``speckle`` multiplies by noise of mean 1 and standard deviation ``amount``.

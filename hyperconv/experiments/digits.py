@@ -19,8 +19,8 @@ from ..zoo.digit_classifier import digit_classifier
 from .experiment import Arm, Experiment, rates_around
 
 ArmName = Literal["hyper", "normal"]
-_ROTATION_DEGREES = 10.0
-_ZOOM = 0.1
+ROTATION_DEGREES = 10.0
+ZOOM = 0.1
 
 _FAST = Recipe(
     "adamw", 1e-2, 1e-2, "one-cycle", batch_size=128, epochs=5, patience=None, shuffle=True, steps_an_epoch=120
@@ -76,7 +76,7 @@ def digit_network(arm: ArmName, kernel_size: int, hidden: tuple[int, ...], norm:
 def _turned_classification(network: nn.Module, batch: Batch, draws: torch.Generator | None) -> dict[str, Any]:
     images, labels = batch
     images = as_float(images)
-    moved = images if draws is None else turn_and_zoom(images, _ROTATION_DEGREES, _ZOOM, draws)
+    moved = images if draws is None else turn_and_zoom(images, ROTATION_DEGREES, ZOOM, draws)
     return scores(network(moved), labels)
 
 

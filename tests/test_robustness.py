@@ -1,0 +1,88 @@
+import pytest
+import torch
+from torch import nn
+
+from hyperconv.data import load_digits
+from hyperconv.data.noise import NOISES
+from hyperconv.data.spoilt import CORRUPTIONS, LEVELS, corrupted, under_every_noise
+from hyperconv.experiments import robustness
+from hyperconv.experiments.declared import experiments
+from hyperconv.experiments.frontier import few_digits
+
+
+def test_every_digit_is_under_every_noise_at_levels_in_turn(digits_folder):
+    clean = load_digits(str(digits_folder)).test
+    noisy, labels, kinds, originals = under_every_noise(clean, 0)[:]
+    images, right = clean[torch.arange(len(clean))]
+    for kind in range(len(NOISES)):
+        assert torch.equal(labels[kinds == kind], right)
+        assert torch.equal(originals[kinds == kind], images)
+        change = (noisy[kinds == kind].float() - images.float()).abs().mean((1, 2, 3))
+        assert change[::LEVELS].max() == 0
+        assert change[LEVELS - 1 :: LEVELS].mean() > change[1::LEVELS].mean()
+    assert len(labels) == len(NOISES) * len(clean)
+    assert torch.equal(noisy, under_every_noise(clean, 0)[:][0])
+    assert not torch.equal(noisy, under_every_noise(clean, 1)[:][0])
+
+
+def test_corruptions_change_every_digit_and_are_the_same_again(digits_folder):
+    images, _ = load_digits(str(digits_folder)).test[torch.arange(20)]
+    for name in CORRUPTIONS:
+        spoilt = corrupted(images, name, 0)
+        assert spoilt.shape == images.shape and spoilt.dtype == torch.uint8
+        assert torch.equal(spoilt, corrupted(images, name, 0)), name
+        assert (spoilt != images).flatten(1).any(1).all(), name
+
+
+def test_high_frequencies_are_told_from_low_ones():
+    torch.manual_seed(0)
+    kernel = torch.randn(3, 2, 5, 7)
+    energy = torch.fft.fft2(kernel, (2050, 2050)).abs().square().sum((0, 1))
+    high = torch.fft.fftfreq(2050).abs() > 0.25
+    share = energy[high | high.unsqueeze(1)].sum() / energy.sum()
+    assert robustness.high_frequencies(kernel) == pytest.approx(share.item(), abs=1e-3)
+    assert abs(robustness.high_frequencies(torch.randn(64, 64, 5, 5)) - 0.75) < 0.02
+
+
+def test_a_smoothed_kernel_has_the_share_that_is_asked_for_and_its_energy():
+    torch.manual_seed(0)
+    kernel = torch.randn(8, 8, 5, 5)
+    smooth = robustness.smooth_kernel(kernel, 0.5)
+    assert abs(robustness.high_frequencies(smooth) - 0.5) < 1e-3
+    torch.testing.assert_close(smooth.norm(), kernel.norm())
+    assert robustness.smooth_kernel(smooth, 0.6) is smooth
+
+
+def test_only_networks_that_are_to_see_noise_see_it_and_only_in_training():
+    torch.manual_seed(0)
+    images, labels = torch.randint(0, 256, (16, 1, 28, 28), dtype=torch.uint8), torch.zeros(16, dtype=torch.int64)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    noisy = robustness.TrainedOnNoise(plain)
+
+    def loss(network, training):
+        draws = torch.Generator().manual_seed(1) if training else None
+        return robustness.classification(network, (images, labels), draws)["loss"]
+
+    assert torch.equal(loss(plain, False), loss(noisy, False))
+    assert not torch.equal(loss(plain, True), loss(noisy, True))
+
+
+def test_smoothing_leaves_the_network_and_takes_statistics_anew(digits_folder):
+    splits = robustness.noisy_digits(str(digits_folder))
+    network = experiments()["robustness"].arms["normal"].network().eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        smooth = robustness.smoothed(network, 0.2, splits)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    shares = [robustness.high_frequencies(layer.weight) for layer in robustness.spatial_convolutions(smooth)]
+    assert max(shares) < 0.21 and len(shares) == 16
+    name = next(name for name in before if name.endswith("running_var"))
+    assert not torch.equal(smooth.state_dict()[name], before[name])
+
+
+def test_few_digits_are_others_in_each_draw_and_as_many_as_asked_for(digits_folder):
+    draws = [few_digits(str(digits_folder), fold, few=100).train for fold in range(2)]
+    seen = [draw.images.flatten(1).unique(dim=0) for draw in draws]
+    assert [len(each) for each in seen] == [100, 100]
+    assert not torch.equal(*seen)
+    assert all(len(draw) == 120 * 64 for draw in draws)
