@@ -1,9 +1,11 @@
 """Adapters that a context generates, for those who know plain ones only."""
 
+import copy
 import json
 import re
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +19,28 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @torch.no_grad()
-def to_peft(network: Conditional, context: Tensor, folder: str | Path) -> None:
+def to_peft(network: Conditional, context: Tensor, folder: str | Path, check: Any = None) -> None:
     """Write the adapter of one context in the format that the `peft` library loads onto the network that was adapted.
 
     ``peft.PeftModel.from_pretrained(original, folder)`` then computes what ``network(..., context=context)`` computes.
+    An adapter holds no buffers: running statistics that have moved since are not those of the original.
 
     Args:
         network: ``conditional(original, ..., generator=LowRankGenerator, keep_function="shared")``, whose selected
             layers are all linear.
         context: ``(context_dim,)``.
         folder: to be made; one that holds such an adapter is overwritten.
+        check: an input or a tuple of inputs to call the network with, batch first, so that a layer is found whose
+            weight the network reads instead of calling it, as peft cannot adapt it; without, it is in torch's attention
+            only.
 
     Raises:
-        ValueError: a context a sample; a layer that is a convolution, stands in several places, has its weight read by
-            others, or does not add a product of two factors to its own weight; a folder that holds other files.
+        ValueError: a context a sample; a layer that is a convolution, stands in several places, has its weight read, or
+            does not add a product of two factors to its own weight; a folder that holds other files.
         ImportError: safetensors is not installed.
     """
     with needing("hub", "hyperconv.to_peft"):
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         from .files import remove_leftovers, renamed_into_place, write_whole
 
@@ -48,6 +54,10 @@ def to_peft(network: Conditional, context: Tensor, folder: str | Path) -> None:
     if folder.exists() and (not folder.is_dir() or {each.name for each in folder.iterdir()} - {_CONFIG, _WEIGHTS}):
         raise ValueError(f"{folder} holds other files than an adapter's; choose a new folder")
     layers = _adapted(network.network)
+    if check is not None:
+        inputs = check if isinstance(check, tuple) else (check,)
+        # which weights are read is known where they differ from sample to sample
+        copy.deepcopy(network).eval()(*inputs, context=context.expand(len(inputs[0]), -1))
     features = network.features(context)
     weights: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -75,7 +85,7 @@ def to_peft(network: Conditional, context: Tensor, folder: str | Path) -> None:
         "inference_mode": True,
     }
     with renamed_into_place(folder / _WEIGHTS) as beside:
-        save_file(weights, beside, metadata={"format": "pt"})
+        beside.write_bytes(save(weights, metadata={"format": "pt"}))
     write_whole(folder / _CONFIG, json.dumps(config, indent=2) + "\n")
 
 

@@ -1,7 +1,7 @@
 """A network whose layers read a context that its own ``forward`` knows nothing of."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from functools import partial
 from types import MethodType, SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .calls import a_tensor_of, compiling, full_precision
+from .generators.base import leaky_relu, perceptron
 from .layers import CACHED, BatchError, HyperLayer, ReadPerSampleError
 
 # of fewer, standardised ones would be signs, or nothing
@@ -40,8 +41,8 @@ class Conditional(nn.Module):
         hidden: widths of the trunk's layers, the last of them 3 or more.
 
     Raises:
-        ValueError: too few features; or a part with hyper layers that lies in a plain list, tuple or dict, too, which a
-            call would run without a context.
+        ValueError: too few features; or a part with hyper layers that lies in a plain list, tuple, dict or set, or
+            whose method was stored by another part, which a call would run without a context.
 
     Attributes:
         network: the network.
@@ -68,11 +69,9 @@ class Conditional(nn.Module):
                 raise ValueError(f"part {name}: {place}")
         self.context_dim = context_dim
         self.network = network
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise((context_dim, *hidden)):
-            layers += [nn.Linear(inputs, outputs, device=device, dtype=dtype), nn.LeakyReLU(0.1)]
+        self.trunk = perceptron((context_dim, *hidden), leaky_relu, device=device, dtype=dtype)
         # kernels' initial scale is right for features of unit variance
-        self.trunk = nn.Sequential(*layers, nn.LayerNorm(hidden[-1], elementwise_affine=False))
+        self.trunk.append(nn.LayerNorm(hidden[-1], elementwise_affine=False))
 
     def forward(self, *inputs: Any, context: Tensor | None = None, **named: Any) -> Any:
         """What the network makes of its inputs, told the context.
@@ -142,19 +141,36 @@ def places_in_plain_containers(network: nn.Module) -> dict[nn.Module, str]:
         for attribute, value in vars(part).items():
             if attribute != "_modules":
                 place = f"{path}.{attribute}".lstrip(".")
-                held = (each for each in tree_leaves(value) if isinstance(each, nn.Module) and each in parts)
                 places |= dict.fromkeys(
-                    held,
-                    f"it is also in {place}, where it cannot be replaced; make that an nn.ModuleList or ModuleDict",
+                    (each for each in _modules_within(value) if each in parts and each is not part),
+                    f"it is also in {place}, where it cannot be replaced; call it by its name, or make that an "
+                    "nn.ModuleList or ModuleDict",
                 )
     return places
 
 
+def _modules_within(value: Any) -> Iterator[nn.Module]:
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, nn.Module):
+            yield leaf
+        elif isinstance(leaf, MethodType):
+            yield from _modules_within(leaf.__self__)
+        elif isinstance(leaf, partial):
+            yield from _modules_within([leaf.func, leaf.args, leaf.keywords])
+        elif isinstance(leaf, set | frozenset):
+            yield from _modules_within(list(leaf))
+
+
 def _told(module: nn.Module, context: Tensor, copies: dict[nn.Module, nn.Module]) -> nn.Module:
-    """The module, its hyper layers told a context; itself where there are none within it."""
+    """The module, its hyper layers told a context; itself where there are none within it.
+
+    Parts that were compiled one by one run as they were before.
+    """
     if module not in copies:
         twin = module
-        if isinstance(module, HyperLayer):
+        if "_orig_mod" in module._modules:  # what torch.compile made of it alone calls the untold module
+            twin = _told(module.get_submodule("_orig_mod"), context, copies)
+        elif isinstance(module, HyperLayer):
             twin = _shallow(module)
             twin.told = context
             # no part of it: that would be found among the twin's modules
@@ -171,15 +187,13 @@ def _told(module: nn.Module, context: Tensor, copies: dict[nn.Module, nn.Module]
 
 
 def _refuse_batches_on_another_axis(network: nn.Module) -> None:
+    """Those around attention, which go unnoticed where there are as many tokens as samples."""
     for name, part in network.named_modules():
-        is_transformer = isinstance(part, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
-        if not is_transformer or part.self_attn.batch_first:
-            continue
-        if any(isinstance(each, HyperLayer) for each in part.modules()):
-            # which goes unnoticed where there are as many tokens as samples
+        second = [each for each in part.children() if isinstance(each, nn.MultiheadAttention) and not each.batch_first]
+        if second and any(isinstance(each, HyperLayer) for each in part.modules()):
             raise ValueError(
-                f"{name or 'the network'}, {type(part).__name__}: its batch is not the first axis; for a context a "
-                "sample, build it with batch_first=True"
+                f"{name or 'the network'}, {type(part).__name__}: the batch of its attention is not the first axis; "
+                "for a context a sample, build it with batch_first=True"
             )
 
 
@@ -209,6 +223,8 @@ def _shallow(module: Any) -> Any:
     # copy.copy asks __getstate__, which parametrised modules refuse
     twin = object.__new__(type(module))
     vars(twin).update(vars(module))
+    # of a part that was compiled in place: it calls the untold module
+    vars(twin)["_compiled_call_impl"] = None
     for name, value in vars(module).items():
         if isinstance(value, MethodType) and value.__self__ is module:
             vars(twin)[name] = MethodType(value.__func__, twin)

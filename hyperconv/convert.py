@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .calls import a_tensor_of
@@ -267,6 +268,7 @@ def bake(module: nn.Module, context: Tensor | None = None, check: Any = None) ->
             with _named(name, layer):
                 twins[layer] = _plain_twin(layer, context, parameters)
     baked = plain_sequential(_replace(network, twins))
+    _keep_projections_from_quantisation(baked)
     if check is not None:
         _compare(module, baked, context, check if isinstance(check, tuple) else (check,))
     return baked
@@ -635,6 +637,13 @@ def _plain_twin(layer: HyperLayer, context: Tensor | None, parameters: dict[Gene
         twin = _PLAIN[kind](**_settings(layer), bias=bias is not None, device="meta")
     twin.weight, twin.bias = parameter_of(layer.generator), bias
     return twin
+
+
+def _keep_projections_from_quantisation(network: nn.Module) -> None:
+    """Attention reads the weight of its output projection, which torch therefore never quantises dynamically."""
+    for part in network.modules():
+        if isinstance(part, nn.MultiheadAttention) and type(part.out_proj) is nn.Linear:
+            part.out_proj.__class__ = NonDynamicallyQuantizableLinear
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from .weights import check_tensors, made_for
 with needing("hub", __name__):
     from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin, snapshot_download
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     from .files import read_text, refuse_lfs_pointer, renamed_into_place, write_whole
 
@@ -90,6 +90,10 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin, library_name="hyperconv", tags
             "network": None if isinstance(network, nn.Module) else network,
             **{"arguments": arguments, "hyperize": hyperize, "conditional": conditional, "trained": trained},
         }
+        try:
+            json.dumps(self.config)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"a config holds plain values only: {error}") from error
         if isinstance(network, nn.Module):
             if arguments or hyperize or conditional:
                 raise InputError(
@@ -109,7 +113,8 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin, library_name="hyperconv", tags
         firsts = _first_names(self.network)
         weights = {name: state[name].detach().cpu().clone().contiguous() for name in dict.fromkeys(firsts.values())}
         with renamed_into_place(save_directory / WEIGHTS) as beside:
-            save_file(weights, beside, metadata={"format": "pt"})
+            # not save_file, which puts a file of its own into place, for its owner's eyes only
+            beside.write_bytes(save(weights, metadata={"format": "pt"}))
         write_whole(save_directory / CONFIG, json.dumps(self.config, indent=2, ensure_ascii=False) + "\n")
 
     def generate_model_card(self, **told: Any) -> ModelCard:
@@ -173,7 +178,9 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin, library_name="hyperconv", tags
         except InputError as error:
             raise InputError(f"{folder} holds another network: {' '.join(str(error).split())[:300]}") from error
         made = cls(network.to(map_location))
-        made.config = config if named is None else {**config, "network": None, "arguments": None}
+        if named is not None:
+            config |= dict.fromkeys(("network", "arguments", "hyperize", "conditional"))
+        made.config = config
         return made.eval()
 
 

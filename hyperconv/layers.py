@@ -762,7 +762,7 @@ class HyperNorm(HyperLayer):
 
 def _norm_like(norm: Any, affine: bool) -> Any:
     """Another of the same kind, with the same settings and the very same statistics; its parameters are on meta."""
-    kind: Any = next(kind for kind in type(norm).__mro__ if kind in NORMS)
+    kind: Any = next((kind for kind in type(norm).__mro__ if kind in NORMS), nn.SyncBatchNorm)
     settings = {name: getattr(norm, name) for name in kind.__constants__}
     settings["elementwise_affine" if kind is nn.LayerNorm else "affine"] = affine
     twin = kind(**settings, device="meta")

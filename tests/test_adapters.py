@@ -174,11 +174,12 @@ def test_no_kernel_is_built_nor_its_gradient(layer, input, contexts):
     heads = max(each.numel() for each in told.parameters() if each.requires_grad)
     with Largest() as largest:
         output = told(leaf, context=context)
-    weights = layer.weight.numel()
+        output.sum().backward()
+    weights, samples = layer.weight.numel(), 1 if len(contexts) == 1 else 6
+    assert leaf.grad is not None
     assert max(leaf.numel(), output.numel()) <= largest.numbers < 6 * weights
     kernels = cost(told, leaf, context=context)
     rows, columns = layer.weight.shape[0], layer.weight[0].numel()
-    samples = 1 if len(contexts) == 1 else 6
     assert kernels.loc[kernels.index[1], "memory"] == 4 * samples * 3 * (rows + columns) < 4 * samples * weights
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda each: saved.append(each.shape) or each, lambda each: each):

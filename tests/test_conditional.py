@@ -1,7 +1,7 @@
 """Networks that are told a context which their own ``forward`` does not know."""
 
 import copy
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 
@@ -213,11 +213,8 @@ def test_threads_are_told_a_context_each(net):
             if not torch.allclose(output, expected[index], atol=1e-5):
                 wrong.append(index)
 
-    threads = [threading.Thread(target=serve, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(serve, range(4)))
     assert not wrong
     assert all(each.told is None for each in told.modules() if isinstance(each, HyperLayer))
 
@@ -480,7 +477,9 @@ def test_transformers_whose_batch_comes_second_take_one_context_only():
         with (
             torch.no_grad(),
             block,
-            pytest.raises(ValueError, match="TransformerEncoderLayer: its batch is not the first axis"),
+            pytest.raises(
+                ValueError, match="TransformerEncoderLayer: the batch of its attention is not the first axis"
+            ),
         ):
             told(torch.randn(3, 3, 8), context=contexts)
 
@@ -488,7 +487,7 @@ def test_transformers_whose_batch_comes_second_take_one_context_only():
 @pytest.mark.slow
 def test_a_batch_that_comes_second_is_refused_where_the_network_is_compiled():
     told = conditional(nn.TransformerEncoderLayer(8, 2, 16), 2)
-    with pytest.raises(Exception, match="its batch is not the first axis"):
+    with pytest.raises(Exception, match="batch of its attention is not the first axis"):
         torch.compile(told, fullgraph=True)(torch.randn(3, 3, 8), context=torch.randn(3, 2))
 
 
@@ -548,6 +547,94 @@ def test_methods_that_a_network_stored_are_told_too():
     told, input, contexts = conditional(Bound(), 2), torch.randn(3, 3), torch.randn(3, 2)
     expected = [bake(told, context)(sample) for context, sample in zip(contexts, input, strict=True)]
     torch.testing.assert_close(told(input, context=contexts), torch.stack(expected))
+
+
+class StoredMethod(nn.Module):
+    """Runs a part by what it stored of it."""
+
+    def __init__(self, store):
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+        self.run = store(self.layer)
+
+    def forward(self, input):
+        return self.run(input)
+
+
+@pytest.mark.parametrize(
+    "store",
+    (lambda layer: layer.forward, lambda layer: partial(nn.Module.__call__, layer), lambda layer: {layer}),
+    ids=("method", "partial", "set"),
+)
+def test_a_part_whose_method_is_stored_elsewhere_is_refused_by_name(store):
+    with pytest.raises(ValueError, match="layer: it is also in run, where it cannot be replaced"):
+        conditional(StoredMethod(store), 2)
+
+
+@pytest.mark.parametrize("whole", (False, True), ids=("in place", "wrapped"))
+def test_parts_that_were_compiled_alone_are_told_too(whole):
+    torch.manual_seed(0)
+    told = learned(nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 2)))
+    input, contexts = torch.randn(5, 3), torch.randn(5, 2)
+    expected = told(input, context=contexts)
+    if whole:
+        told.network[0] = torch.compile(told.network[0], backend="eager")
+    else:
+        told.network[0].compile(backend="eager")
+    torch.testing.assert_close(told(input, context=contexts), expected)
+
+
+def test_a_sequence_first_block_takes_one_context_only():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.linear = nn.MultiheadAttention(8, 2), nn.Linear(8, 8)
+
+        def forward(self, tokens):
+            return self.linear(self.attention(tokens, tokens, tokens)[0])
+
+    told = conditional(nn.Sequential(Block()), 2, select=lambda name, layer: name.endswith("linear"))
+    assert told(torch.randn(3, 3, 8), context=torch.randn(2)).shape == (3, 3, 8)
+    with pytest.raises(ValueError, match="0, Block: the batch of its attention is not the first axis"):
+        told(torch.randn(3, 3, 8), context=torch.randn(3, 2))
+
+
+def test_synchronised_norms_are_baked_with_their_statistics():
+    torch.manual_seed(0)
+    told = learned(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), select=everything)
+    input, context = images(), torch.randn(2)
+    told(input, context=context)
+    expected = bake(told, context)
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(told))
+    baked = bake(synchronised, context)
+    assert type(baked[1]) is nn.SyncBatchNorm and type(expected[1]) is nn.BatchNorm2d
+    torch.testing.assert_close(baked.eval()(input), expected.eval()(input))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_baked_attention_can_be_quantised():
+    torch.manual_seed(0)
+    baked = bake(
+        learned(nn.ModuleList([nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8)])), torch.ones(2)
+    )
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(baked), {nn.Linear}, dtype=torch.qint8)
+    assert type(quantised[1]) is not nn.Linear
+    tokens = torch.randn(3, 5, 8)
+    torch.testing.assert_close(quantised[0](tokens, tokens, tokens), baked[0](tokens, tokens, tokens))
+
+
+def test_a_baked_network_runs_in_onnxruntime_and_exported(net, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")
+    told, input, context = learned(net).eval(), images(), torch.randn(2)
+    baked = bake(told, context)
+    expected = told(input, context=context).detach()
+    torch.testing.assert_close(torch.export.export(baked, (input,)).module()(input), expected)
+    file = tmp_path / "net.onnx"
+    torch.onnx.export(baked, (input,), file, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: input.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_that_is_frozen_is_pointed_to_adapters():

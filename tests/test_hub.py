@@ -46,6 +46,15 @@ def assert_comes_back(network, folder, *inputs, **named):
     return found
 
 
+def test_files_are_as_readable_as_any_and_plain_values_only(tmp_path):
+    HubNetwork("mlp/chunked").save_pretrained(tmp_path / "a")
+    (tmp_path / "usual").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "a").iterdir()}
+    assert modes == {(tmp_path / "usual").stat().st_mode}
+    with pytest.raises(InputError, match="a config holds plain values only"):
+        HubNetwork(nn.Linear(2, 2), trained={"figures": {1, 2}})
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "make_inputs"),
     (

@@ -107,6 +107,23 @@ def test_names_that_end_alike_are_told_apart(tmp_path):
     torch.testing.assert_close(loaded(input), expected, rtol=1e-5, atol=1e-5)
 
 
+class ReadsItsWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, input):
+        return nn.functional.linear(input, self.layer.weight, self.layer.bias)
+
+
+def test_a_layer_whose_weight_is_read_is_found_by_a_call(tmp_path):
+    told = adapted(nn.Sequential(ReadsItsWeight()))
+    with pytest.raises(ValueError, match=r"layer 0\.layer: the network reads its weight"):
+        to_peft(told, torch.randn(2), tmp_path / "a", check=torch.randn(3, 6))
+    assert not (tmp_path / "a").exists()
+    to_peft(adapted(nn.Sequential(nn.Linear(6, 4))), torch.randn(2), tmp_path / "a", check=torch.randn(3, 6))
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
