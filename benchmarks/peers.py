@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hyperconv import conditional
 
 _OURS = "hyperconv"
-_VMAP = "torch.func.vmap"
+_VMAP, _BY_HAND, _STORED = "torch.func.vmap", "torch, one product by hand", "stored weights"
 CONTEXT, HIDDEN = 4, 16
 SHAPES = {
     "first.weight": (8, 1, 5, 5),
@@ -38,9 +38,9 @@ class Peers(Settings):
     """Time training steps of a CNN for digits all of whose weights come from a context of 4 numbers.
 
     Two 5x5 convolutions (8 and 16 channels) and a linear layer, 11,274 weights, made by one hidden layer of 16. There
-    is one context for the batch; then one a sample, for which the libraries loop over samples. Beside them stands what
-    torch itself offers, weights made at once and vmap over functional_call. Libraries that are not installed, or fail,
-    are skipped with the reason.
+    is one context for the batch, beside a few lines by hand and the network with stored weights, which nothing can be
+    faster than; then one a sample, for which the libraries loop over samples, beside weights made at once and vmap over
+    functional_call. Libraries that are not installed, or fail, are skipped with the reason.
 
     Args:
         batch_size: digits a step.
@@ -125,17 +125,35 @@ def hyper_nn() -> Library:
     return hyper.made, run
 
 
-def vmapped() -> Library:
-    """Contexts ``(B, CONTEXT)``, one a sample."""
+def all_weights() -> tuple[nn.Module, Callable[[Tensor], dict[str, Tensor]]]:
+    """What makes all weights in one product, and from contexts ``(..., CONTEXT)`` makes them by name."""
     sizes = [prod(shape) for shape in SHAPES.values()]
     made = nn.Sequential(nn.Linear(CONTEXT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, sum(sizes)))
 
-    def run(images: Tensor, contexts: Tensor) -> Tensor:
-        parts = made(contexts).split(sizes, dim=1)
-        weights = {name: part.unflatten(1, shape) for part, (name, shape) in zip(parts, SHAPES.items(), strict=True)}
-        return torch.func.vmap(lambda image, own: apply_weights(image.unsqueeze(0), own).squeeze(0))(images, weights)
+    def weights(contexts: Tensor) -> dict[str, Tensor]:
+        parts = made(contexts).split(sizes, dim=-1)
+        return {name: part.unflatten(-1, shape) for part, (name, shape) in zip(parts, SHAPES.items(), strict=True)}
 
-    return made, run
+    return made, weights
+
+
+def by_hand() -> Library:
+    """As little as a hypernetwork of these weights can be."""
+    made, weights = all_weights()
+    return made, lambda images, context: apply_weights(images, weights(context))
+
+
+def stored() -> Library:
+    """No hypernetwork: what no hypernetwork can be faster than."""
+    network = PlainCNN()
+    return network, lambda images, context: network(images)
+
+
+def vmapped() -> Library:
+    """Contexts ``(B, CONTEXT)``, one a sample."""
+    made, weights = all_weights()
+    apply = torch.func.vmap(lambda image, own: apply_weights(image.unsqueeze(0), own).squeeze(0))
+    return made, lambda images, contexts: apply(images, weights(contexts))
 
 
 def one_by_one(library: Callable[[], Library]) -> Callable[[], Library]:
@@ -166,7 +184,7 @@ def case(machine: Machine, batch: int, a_sample: bool) -> Case:
         libraries |= {_VMAP: vmapped}
         libraries |= {f"{name}, a loop": one_by_one(library) for name, library in _PEERS.items()}
     else:
-        libraries |= _PEERS
+        libraries |= {**_PEERS, _BY_HAND: by_hand, _STORED: stored}
 
     def make() -> dict[str, Run]:
         images = torch.rand(batch, 1, 28, 28, device=machine.device)
@@ -181,7 +199,7 @@ def case(machine: Machine, batch: int, a_sample: bool) -> Case:
                 steps[name] = step(module.to(machine.device), machine.mixed(run), images, context, labels)
                 steps[name]()
             except Exception as error:  # whatever an old library raises is its result
-                if name in (_OURS, _VMAP):
+                if name in (_OURS, _VMAP, _BY_HAND, _STORED):
                     raise
                 steps.pop(name, None)
                 reason = next(iter(str(error).splitlines()), "")[:100]

@@ -13,6 +13,8 @@ from writers import write_hippocampus, write_images, write_volumes
 
 from hyperconv import plotting
 from hyperconv.data import batch_loader
+from hyperconv.data.augment import turn
+from hyperconv.errors import InputError
 from hyperconv.experiments import results
 from hyperconv.experiments.asked import Training
 from hyperconv.experiments.conditioned import kernel_parameters, turned_classification
@@ -24,7 +26,7 @@ from hyperconv.experiments.trained import load_trained
 from hyperconv.experiments.tune import TUNING_SEEDS, combinations
 from hyperconv.extras import command_for
 from hyperconv.training.objectives import Measured
-from hyperconv.zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN
+from hyperconv.zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN, TurnedBackCNN
 from hyperconv.zoo.generated_mlp import PerSampleMLP, chunked_mlp, full_mlp
 from hyperconv.zoo.static_hypernetwork import static_network
 
@@ -394,3 +396,52 @@ def test_declared_settings_are_the_best_of_the_trials_on_validation_data(name, o
     assert len(found) == tried
     for arm, trial in found.items():
         assert {setting: getattr(adapted.recipe_of(arm), setting) for setting in trial} == trial, arm
+
+
+def test_angles_of_which_none_is_unseen_are_those_of_the_data_and_others_are_kept_away(digits_folder):
+    conditioned = experiments()["conditioned"]
+    quarter = conditioned.with_options(conditioned.options(unseen=0.25))
+    _, _, angles = quarter.load(str(digits_folder)).validation[:]
+    assert 0.5 * torch.pi <= angles.min() and angles.max() < 2 * torch.pi
+    seen = []
+
+    def network(images, told):
+        seen.append(torch.atan2(told[:, 1], told[:, 0]) % (2 * torch.pi))
+        return torch.zeros(len(images), 10)
+
+    batch = torch.rand(200, 1, 28, 28), torch.zeros(200, dtype=torch.long)
+    quarter.objective.score(network, batch, torch.Generator().manual_seed(0))
+    assert 0.5 * torch.pi <= seen[0].min() and seen[0].max() < 2 * torch.pi
+    with pytest.raises(InputError, match="leaves no angles"):
+        conditioned.with_options(conditioned.options(unseen=1.0))
+
+
+def test_a_network_that_turns_its_image_back_sees_it_upright():
+    network, seen = TurnedBackCNN(4), []
+    network.convolutions[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    # what turning moves little
+    rows = torch.arange(28) - 13.5
+    blob = torch.exp(-(rows.square() + (rows.unsqueeze(1) - 4).square()) / 18).expand(9, 1, 28, 28)
+    angles = torch.linspace(0, 2 * torch.pi, 9)
+    turned = turn(blob, angles)
+    network(turned, torch.stack([angles.cos(), angles.sin()], dim=1))
+    torch.testing.assert_close(seen[0], blob, rtol=0, atol=0.05)
+    assert (turned[4] - blob[4]).abs().max() > 0.5
+
+
+def test_being_told_another_angle_and_unseen_ones_are_measured(digits_folder):
+    conditioned = experiments()["conditioned"]
+    quarter = conditioned.with_options(conditioned.options(unseen=0.25))
+    splits = quarter.load(str(digits_folder))
+    torch.manual_seed(0)
+    network = conditioned.arms["hyper"].network().eval()
+    figures = {figure.at: figure.value for figure in quarter.measure(network, splits)}
+    assert figures.keys() == {"told another angle", "angles of training", "other angles"}
+    assert {figure.at for figure in conditioned.measure(network, splits)} == {"told another angle"}
+    _, _, angles = splits.test[:]
+    new = (angles < torch.pi / 2).double().mean().item()
+    measured = Measured(quarter.objective)
+    with torch.no_grad():
+        measured.update(quarter.objective.score(network, splits.test[:], None), len(angles))
+    together = new * figures["other angles"] + (1 - new) * figures["angles of training"]
+    assert measured.figures()["acc"] == pytest.approx(together)

@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from jsonargparse.typing import ClosedUnitInterval
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
-from ..data import Splits, as_float, turned_digits
+from ..data import Splits, as_float, batch_loader, turned_digits
 from ..data.augment import turn
+from ..errors import InputError
 from ..generators import ChunkedGenerator, CoordinateMLP, DenseGenerator, LowRankGenerator
 from ..training import Recipe
 from ..training.objectives import ACCURACY, Batch, Objective, scores
-from ..zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN
+from ..zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN, TurnedBackCNN
 from .experiment import Arm, Experiment, Figure, rates_around
 
 _TOLD = 2
@@ -22,16 +26,63 @@ _TRAINED_DEPTH = 4
 _RECIPE = Recipe("adamw", 1e-2, 1e-2, "one-cycle", batch_size=128, epochs=5, patience=None, shuffle=True)
 
 
-def turned_classification(network: nn.Module, batch: Batch, draws: torch.Generator | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ConditionedOptions:
+    """Options of conditioned.
+
+    Args:
+        unseen: the part of all angles, from 0 on, that digits are never turned by in training and validation; test
+            figures then tell them from the others.
+    """
+
+    unseen: ClosedUnitInterval = 0.0
+
+
+def turned_classification(
+    network: nn.Module, batch: Batch, draws: torch.Generator | None, unseen: float = 0.0
+) -> dict[str, Any]:
     """Cross-entropy and accuracy on digits turned by an angle, whose cosine and sine the network is told.
 
     Args:
         batch: images and labels; in evaluation, angles in radians too, which belong to the data.
+        unseen: as of `ConditionedOptions`.
     """
     images, labels, *held = batch
-    (angles,) = held if draws is None else (torch.rand(len(images), generator=draws) * (2 * math.pi),)
-    told = torch.stack([angles.cos(), angles.sin()], dim=1).to(images.device)
-    return scores(network(turn(as_float(images), angles), told), labels)
+    (angles,) = held if draws is None else (_beyond(unseen, torch.rand(len(images), generator=draws) * (2 * math.pi)),)
+    return scores(network(turn(as_float(images), angles), _told(angles).to(images.device)), labels)
+
+
+def _beyond(unseen: float, angles: Tensor) -> Tensor:
+    """Even angles, moved evenly into those that may be seen."""
+    return 2 * math.pi * unseen + angles * (1 - unseen)
+
+
+def _told(angles: Tensor) -> Tensor:
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def turned_digits_without(unseen: float, source: str = "auto") -> Splits:
+    digits = turned_digits(source)
+    images, labels, angles = digits.validation[:]
+    return replace(digits, validation=TensorDataset(images, labels, _beyond(unseen, angles)))
+
+
+@torch.no_grad()
+def figures_by_angle(unseen: float, network: nn.Module, splits: Splits) -> list[Figure]:
+    """Test accuracy where the network is told another angle, a quarter turn away; and at angles seen and unseen."""
+    angles, told_right, told_wrong = [], [], []
+    for images, labels, turns in batch_loader(splits.test, 500):
+        turned = turn(as_float(images), turns)
+        angles.append(turns)
+        told_right.append(network(turned, _told(turns)).argmax(1) == labels)
+        told_wrong.append(network(turned, _told(turns + math.pi / 2)).argmax(1) == labels)
+    right, wrong = torch.cat(told_right).double(), torch.cat(told_wrong).double()
+    figures = [Figure(ACCURACY.name, wrong.mean().item(), "told another angle")]
+    if unseen:
+        new = torch.cat(angles) < 2 * math.pi * unseen
+        figures.append(Figure(ACCURACY.name, right[~new].mean().item(), "angles of training"))
+        figures.append(Figure(ACCURACY.name, right[new].mean().item(), "other angles"))
+    return figures
 
 
 TURNED_CLASSIFICATION = Objective(turned_classification, (ACCURACY,), loss="cross-entropy")
@@ -73,19 +124,39 @@ def _declared(name: str, networks: Mapping[str, Callable[[], nn.Module]], **more
     )
 
 
+def _adapted(conditioned: Experiment, options: ConditionedOptions) -> Experiment:
+    if not options.unseen:
+        return conditioned
+    if options.unseen == 1:
+        raise InputError("--unseen 1 leaves no angles to train on")
+    score = partial(turned_classification, unseen=options.unseen)
+    return replace(
+        conditioned,
+        objective=replace(TURNED_CLASSIFICATION, score=score),
+        load=partial(turned_digits_without, options.unseen),
+        measure=partial(figures_by_angle, options.unseen),
+    )
+
+
 EXPERIMENTS = (
     _declared(
         "conditioned",
-        # channels such that all have about the same number of parameters
+        # channels such that all have about the same number of parameters, or where it is said, operations
         {
             "hyper": partial(HyperCNN, 8, _TOLD),
             "film": partial(FilmedCNN, 20, _TOLD),
+            "film-same-operations": partial(FilmedCNN, 8, _TOLD),
             "concatenated": partial(ConcatenatedCNN, 20, _TOLD),
+            "turned-back": partial(TurnedBackCNN, 20),
             "not-told": partial(PlainCNN, 20),
         },
         paper="HyperConvFromDense, Hoopes et al., IPMI 2021; FiLM, Perez et al., AAAI 2018",
-        task="digits turned by any angle to classes: the angle makes the kernels, FiLM, more channels; or is not told",
+        task="digits turned by any angle to classes: the angle makes the kernels, FiLM, more channels, or turns the "
+        "digit back; or is not told",
+        options=ConditionedOptions,
+        adapted=_adapted,
         quick_epochs=5,
+        measure=partial(figures_by_angle, 0.0),
     ),
     _declared(
         "generators",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.augment import turn
 from ..generators import DenseGenerator, Generator
 from ..generators.base import leaky_relu, perceptron
 from ..layers import HyperConv2d
@@ -58,6 +59,17 @@ class ConcatenatedCNN(PlainCNN):
     def forward(self, images: Tensor, context: Tensor) -> Tensor:
         planes = context[..., None, None].expand(-1, -1, *images.shape[2:])
         return super().forward(torch.cat([images, planes], dim=1), context)
+
+
+class TurnedBackCNN(PlainCNN):
+    """It is told the cosine and sine of the angle that its image was turned by, and turns it back.
+
+    >>> TurnedBackCNN(8)(torch.zeros(3, 1, 28, 28), torch.eye(2)[[0, 1, 0]]).shape
+    torch.Size([3, 10])
+    """
+
+    def forward(self, images: Tensor, context: Tensor) -> Tensor:
+        return super().forward(turn(images, -torch.atan2(context[:, 1], context[:, 0])), context)
 
 
 class FilmedCNN(PlainCNN):
