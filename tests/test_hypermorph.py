@@ -282,7 +282,9 @@ def test_dice_is_that_of_all_pairs_whatever_the_batches(learned, size):
 def test_pairs_are_drawn_registered_with_figures_against_the_weight(learned):
     network, splits = learned
     fixed = hypermorph.ForOneWeight(0.5).eval()
-    figure = hypermorph.slide(TASK, {"hyper": network, "fixed-0.5": fixed}, splits, search=True)
+    generated = hypermorph.GeneratedForOneWeight(0.5).eval()
+    networks = {"hyper": network, "fixed-0.5": fixed, "hyper-0.5": generated}
+    figure = hypermorph.slide(TASK, networks, splits, search=True)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == ["moving", "fixed", *(f"λ = {weight:g}" for weight in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1))]
     dice, loss, folds = (axis for axis in figure.axes if axis.get_xlabel())
@@ -293,6 +295,9 @@ def test_pairs_are_drawn_registered_with_figures_against_the_weight(learned):
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     ((weight,), (of_fixed,)) = drawn["a network for each λ"]
     assert weight == 0.5
+    ((_,), (of_generated,)) = drawn["for one λ"]
+    of_one = hypermorph.mean_figures(TASK, generated, splits.test, 0.5)["loss"]
+    assert of_generated == pytest.approx(of_one, rel=1e-5)
     assert of_fixed == pytest.approx(hypermorph.mean_figures(TASK, fixed, splits.test, 0.5)["loss"], rel=1e-5)
     before = next(line for line in dice.lines if line.get_label() == "before")
     assert before.get_ydata()[0] == pytest.approx(hypermorph.unregistered(TASK, splits)["Dice"])

@@ -61,10 +61,23 @@ class ForOneWeight(nn.Module):
     def __init__(self, weight: float, **sizes: Any) -> None:
         super().__init__()
         self.weight = weight
-        self.network = VoxelMorph(**sizes)
+        self.network = self._network(**sizes)
+
+    def _network(self, **sizes: Any) -> nn.Module:
+        return VoxelMorph(**sizes)
 
     def forward(self, moving: Tensor, fixed: Tensor, context: Tensor) -> Registered:
         return self.network(moving, fixed)
+
+
+class GeneratedForOneWeight(ForOneWeight):
+    """A network for all weights that is trained at one only: what generating its kernels does by itself."""
+
+    def _network(self, **sizes: Any) -> nn.Module:
+        return hyper_morph(**sizes)
+
+    def forward(self, moving: Tensor, fixed: Tensor, context: Tensor) -> Registered:
+        return self.network(moving, fixed, context=context)
 
 
 def weights_of(network: nn.Module, otherwise: Sequence[float]) -> Sequence[float]:
@@ -320,7 +333,10 @@ EXPERIMENTS = (
         "two digits of a class to a deformation: one network for every weight λ of smoothness, or one for each",
         25,
         DIGITS,
-        arms=_arms(DIGITS, _RECIPE, _OF_HYPER),
+        arms={
+            **_arms(DIGITS, _RECIPE, _OF_HYPER),
+            "hyper-0.5": Arm(partial(GeneratedForOneWeight, 0.5), _OF_HYPER, rates_around(_OF_HYPER)),
+        },
         recipe=_RECIPE,
         load=digit_pairs,
         quick_epochs=2,

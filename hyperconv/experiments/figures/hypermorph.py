@@ -24,7 +24,8 @@ def registrations(
     Args:
         columns: title to images ``(P, 1, H, W)``, how far right and down of each pixel its source lay,
             ``(P, 2, H, W)`` or None, and masks to outline, ``(P, parts, H, W)`` or None.
-        figures: a row for each ``arm``, weight ``λ`` and ``figure``: its ``value``. Arms but ``hyper`` are dots.
+        figures: a row for each ``arm``, weight ``λ`` and ``figure``: its ``value``. The arm ``hyper`` is a line; those
+            for one weight, ``fixed-0.5`` or ``hyper-0.5``, are dots.
         before: the Dice of unregistered pairs.
         best: a weight to mark, or None.
     """
@@ -79,9 +80,10 @@ def _draw_against_weight(axis: plt.Axes, rows: pd.DataFrame) -> None:
     """Each figure of the hyper arm as a line, of the others as dots, one colour a figure."""
     names = list(rows["figure"].unique())
     colours = dict(zip(names, [ARM_COLOURS["hyper"], *sns.color_palette("bright")[1:]], strict=False))
-    fixed = rows["arm"] != "hyper"
-    for name, line in rows[~fixed].groupby("figure", sort=False):
+    kinds = rows["arm"].str.split("-").str[0] + rows["arm"].str.contains("-").map({True: " at one λ", False: ""})
+    for name, line in rows[kinds == "hyper"].groupby("figure", sort=False):
         axis.plot(line["λ"], line["value"], color=colours[name], label=name if len(names) > 1 else "one network")
-    if fixed.any():
-        dots = rows[fixed]
-        axis.plot(dots["λ"], dots["value"], "o", color=ARM_COLOURS["normal"], label="a network for each λ")
+    of_one = {"fixed at one λ": ("o", "normal", "a network for each λ"), "hyper at one λ": ("D", "hyper", "for one λ")}
+    for kind, (marker, role, label) in of_one.items():
+        if (dots := rows[kinds == kind]).size:
+            axis.plot(dots["λ"], dots["value"], marker, color=ARM_COLOURS[role], label=label)
