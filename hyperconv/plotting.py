@@ -132,7 +132,7 @@ def training_curves(runs: Mapping[str, pd.DataFrame], title: str, loss: str = "l
 def heat_maps(
     tables: Mapping[str, Sequence[Sequence[float]]],
     rows: tuple[str, Sequence[int]],
-    columns: tuple[str, Sequence[int]],
+    columns: tuple[str, Sequence[Any]],
     value: str,
     title: str,
 ) -> Figure:
