@@ -87,6 +87,32 @@ def test_splits_are_the_same_each_time_and_share_no_trajectory():
     assert (observed - positions[:, : pendulums.OBSERVED]).std() == pytest.approx(0.02, rel=0.05)
 
 
+def test_longer_forecasts_begin_as_those_of_training_do():
+    torch.manual_seed(0)
+    observed = pendulums.load_points().test[:3][0]
+    for network in (ODE.arms[arm].network().eval() for arm in ODE.arms):
+        with torch.no_grad():
+            longer = network(observed, 60)
+            torch.testing.assert_close(longer[:, : pendulums.PREDICTED], network(observed))
+        assert longer.shape == (3, 60, 2)
+
+
+def test_elsewhere_are_the_test_trajectories_for_longer_and_rods_that_training_has_not():
+    found = pendulums.elsewhere()
+    _, positions = pendulums.load_points().test[:]
+    _, longer = found["6 to 12 s"]
+    torch.testing.assert_close(longer[:, : pendulums.PREDICTED], positions, atol=1e-5, rtol=0)
+
+    def turns(positions):
+        """How often the angle's course turns, more often the shorter the rod."""
+        steps = pendulums.angles(positions).diff(dim=1)
+        return (steps[:, 1:] * steps[:, :-1] < 0).double().sum(1).mean()
+
+    short, long = (found[name][1] for name in ("rods of 0.3 to 0.5 m", "rods of 2 to 3 m"))
+    assert turns(short) > turns(positions) > turns(long)
+    assert all(observed.shape == (500, pendulums.OBSERVED, 2) for observed, _ in found.values())
+
+
 def test_frames_show_where_the_bob_is():
     splits = pendulums.load_frames()
     images, positions = splits.validation[:50]

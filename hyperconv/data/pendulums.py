@@ -17,6 +17,7 @@ ROD_PIXELS = 10
 _BOB_PIXELS = 1.5
 _GRAVITY = 9.81
 _LENGTHS_M = 0.5, 2.0
+_OTHER_LENGTHS_M = (0.3, 0.5), (2.0, 3.0)
 _DAMPINGS_PER_S = 0.0, 0.5
 _ANGLES = -2.0, 2.0
 _VELOCITIES_PER_S = -1.0, 1.0
@@ -79,8 +80,7 @@ def load_points(source: str = "auto") -> Splits:
         InputError: another source.
     """
     positions = _positions(source)
-    noise = torch.randn(len(positions), OBSERVED, 2, generator=torch.Generator().manual_seed(_SEED))
-    return _splits("pendulums", positions[:, :OBSERVED] + _NOISE * noise, positions)
+    return _splits("pendulums", _observed(positions, _SEED), positions)
 
 
 def load_frames(source: str = "auto") -> Splits:
@@ -96,15 +96,36 @@ def angles(positions: Tensor) -> Tensor:
     return torch.from_numpy(np.unwrap(torch.atan2(right, -up).numpy(), axis=1))
 
 
-def _positions(source: str) -> Tensor:
+def elsewhere() -> dict[str, tuple[Tensor, Tensor]]:
+    """Trajectories beyond those of training: observed and true positions, as of `load_points`.
+
+    Returns:
+        The test trajectories for 12 s; as many for 6 s of rods shorter than any in training, and of longer ones.
+    """
+    found = {"6 to 12 s": _positions("auto", 2 * PREDICTED)[-_COUNTS[-1] :]}
+    for seed, lengths in enumerate(_OTHER_LENGTHS_M, _SEED + 1):
+        name = f"rods of {lengths[0]:g} to {lengths[1]:g} m"
+        found[name] = _simulated(_COUNTS[-1], seed, lengths, PREDICTED)
+    return {name: (_observed(positions, _SEED + 1), positions) for name, positions in found.items()}
+
+
+def _positions(source: str, steps: int = PREDICTED) -> Tensor:
     if source != "auto":
         raise InputError(f"--data {source}: pendulums are simulated, they are not read; leave --data out")
-    draw = np.random.default_rng(_SEED).uniform
-    count = sum(_COUNTS)
-    ranges = _LENGTHS_M, _DAMPINGS_PER_S, _ANGLES, _VELOCITIES_PER_S
+    return _simulated(sum(_COUNTS), _SEED, _LENGTHS_M, steps)
+
+
+def _simulated(count: int, seed: int, lengths: tuple[float, float], steps: int) -> Tensor:
+    draw = np.random.default_rng(seed).uniform
+    ranges = lengths, _DAMPINGS_PER_S, _ANGLES, _VELOCITIES_PER_S
     length, damping, angle, velocity = (draw(*bounds, count) for bounds in ranges)
-    simulated = simulate(length, damping, angle, velocity, np.arange(PREDICTED) * INTERVAL_S)
+    simulated = simulate(length, damping, angle, velocity, np.arange(steps) * INTERVAL_S)
     return torch.from_numpy(np.stack([np.sin(simulated), -np.cos(simulated)], axis=-1)).float()
+
+
+def _observed(positions: Tensor, seed: int) -> Tensor:
+    noise = torch.randn(len(positions), OBSERVED, 2, generator=torch.Generator().manual_seed(seed))
+    return positions[:, :OBSERVED] + _NOISE * noise
 
 
 def _splits(name: str, observed: Tensor, positions: Tensor) -> Splits:

@@ -15,8 +15,8 @@ _WIDTHS = (784, 64, 10)
 _RECIPE = Recipe("adamw", 1e-2, 1e-2, "one-cycle", batch_size=32, epochs=5, patience=None, shuffle=True)
 
 
-def plain_mlp() -> nn.Sequential:
-    inputs, hidden, outputs = _WIDTHS
+def plain_mlp(hidden: int = _WIDTHS[1]) -> nn.Sequential:
+    inputs, _, outputs = _WIDTHS
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
@@ -37,6 +37,8 @@ EXPERIMENTS = (
             "chunked": _arm(partial(chunked_mlp, _WIDTHS), learning_rate=2e-2),
             "per-sample": _arm(partial(PerSampleMLP, (784, 32, 10)), learning_rate=5e-3, batch_size=128),
             "normal": _arm(plain_mlp),
+            # about as many parameters as chunked has
+            "normal-12-hidden": _arm(partial(plain_mlp, 12)),
         },
         recipe=_RECIPE,
         quick_epochs=5,

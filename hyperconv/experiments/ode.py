@@ -11,11 +11,21 @@ import torchmetrics
 from torch import Tensor, nn
 
 from ..data import Splits, as_float
-from ..data.pendulums import INTERVAL_S, OBSERVED, PREDICTED, angles, frames, load_frames, load_points, pixels
+from ..data.pendulums import (
+    INTERVAL_S,
+    OBSERVED,
+    PREDICTED,
+    angles,
+    elsewhere,
+    frames,
+    load_frames,
+    load_points,
+    pixels,
+)
 from ..training import Recipe
 from ..training.objectives import LOSS, Batch, Metric, Objective
 from ..zoo.neural_ode import FrameReader, GeneratedDynamics, LSTMForecaster, NeuralODE, StoredDynamics
-from .experiment import Arm, Experiment, Networks, rates_around
+from .experiment import Arm, Experiment, Figure, Networks, rates_around
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -32,6 +42,9 @@ class RootOfMean(torchmetrics.MeanMetric):
 
     def compute(self) -> Tensor:
         return super().compute().sqrt()
+
+
+RMSE = Metric("rmse", "extrapolation RMSE", RootOfMean, "lower")
 
 
 def forecast_error(network: nn.Module, batch: Batch, draws: torch.Generator | None) -> dict[str, Any]:
@@ -55,6 +68,17 @@ def lstm() -> LSTMForecaster:
 
 def from_frames(network: Callable[[], nn.Module]) -> nn.Sequential:
     return nn.Sequential(FrameReader(), network())
+
+
+@torch.no_grad()
+def figures_elsewhere(network: nn.Module, splits: Splits) -> list[Figure]:
+    """Test errors over the second half of a time twice as long as in training, and with rods of other lengths."""
+    figures = []
+    for name, (observed, positions) in elsewhere().items():
+        steps = positions.shape[1]
+        squared = (network(observed, steps) - positions)[:, steps // 2 :].square().sum(dim=-1)
+        figures.append(Figure(RMSE.name, squared.mean().sqrt().item(), name))
+    return figures
 
 
 @torch.no_grad()
@@ -92,10 +116,9 @@ ODE = Experiment(
     },
     recipe=_RECIPE,
     load=load_points,
-    objective=Objective(
-        forecast_error, (Metric("rmse", "extrapolation RMSE", RootOfMean, "lower"),), loss="mean squared distance"
-    ),
+    objective=Objective(forecast_error, (RMSE,), loss="mean squared distance"),
     quick_epochs=12,
+    measure=figures_elsewhere,
     figure=figure,
 )
 ODE_FRAMES = replace(
@@ -104,5 +127,6 @@ ODE_FRAMES = replace(
     task="as ode, from 28x28 frames of the bob instead of its positions. Data: simulated",
     arms={name: replace(arm, network=partial(from_frames, arm.network)) for name, arm in ODE.arms.items()},
     load=load_frames,
+    measure=lambda network, splits: (),
 )
 EXPERIMENTS = (ODE, ODE_FRAMES)

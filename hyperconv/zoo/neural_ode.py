@@ -111,10 +111,18 @@ class NeuralODE(nn.Module):
             nn.Linear(width, 2 + dynamics.context_dim),
         )
         self.dynamics = dynamics
+        self.times: Tensor
         self.register_buffer("times", torch.arange(predicted) * interval, persistent=False)
 
-    def forward(self, positions: Tensor) -> Tensor:
-        """``(B, observed, 2)`` to ``(B, predicted, 2)``, to the right and upwards, on the unit circle."""
+    def forward(self, positions: Tensor, predicted: int | None = None) -> Tensor:
+        """``(B, observed, 2)`` to ``(B, predicted, 2)``, to the right and upwards, on the unit circle.
+
+        Args:
+            predicted: how many, if not as many as in training.
+        """
+        times = self.times
+        if predicted is not None:
+            times = times[1] * torch.arange(predicted, device=times.device)
         start, context = self.encoder(positions).tensor_split([2], dim=1)
         acceleration = self.dynamics(context)
 
@@ -122,7 +130,7 @@ class NeuralODE(nn.Module):
             angle, velocity = state.split(1, dim=1)
             return torch.cat([velocity, acceleration(torch.cat([angle.sin(), angle.cos(), velocity], dim=1))], dim=1)
 
-        angle = odeint(derivative, start, self.times, method="rk4")[..., 0].mT
+        angle = odeint(derivative, start, times, method="rk4")[..., 0].mT
         return torch.stack([angle.sin(), -angle.cos()], dim=-1)
 
 
@@ -139,13 +147,17 @@ class LSTMForecaster(nn.Module):
         self.step = nn.Linear(width, 2)
         self.predicted = predicted
 
-    def forward(self, positions: Tensor) -> Tensor:
-        """``(B, observed, 2)`` to ``(B, predicted, 2)``, the first of which is the first observed."""
+    def forward(self, positions: Tensor, predicted: int | None = None) -> Tensor:
+        """``(B, observed, 2)`` to ``(B, predicted, 2)``, the first of which is the first observed.
+
+        Args:
+            predicted: how many, if not as many as in training.
+        """
         hidden, state = self.lstm(positions)
         ahead = positions + self.step(hidden)
         predictions = [positions[:, :1], ahead]
         latest = ahead[:, -1:]
-        for _ in range(self.predicted - positions.shape[1] - 1):
+        for _ in range((predicted or self.predicted) - positions.shape[1] - 1):
             hidden, state = self.lstm(latest, state)
             latest = latest + self.step(hidden)
             predictions.append(latest)
