@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 _RECIPE = Recipe("adamw", 1e-2, 1e-4, "one-cycle", batch_size=128, epochs=3, patience=None, shuffle=True)
-_GRID = {"learning_rate": (5e-3, 1e-2, 2e-2, 4e-2, 8e-2)}
+_GRID = {"learning_rate": (5e-3, 1e-2, 2e-2, 4e-2, 8e-2, 1.6e-1)}
 _CODES = 16
 _BOTTLENECKS = {"16x1x1": (16, 1), "4x2x2": (4, 2)}
 # about as many operations as normal-transposed, and as many parameters as the arms with stored kernels
