@@ -382,6 +382,7 @@ def _chosen_by_trials(experiment, prefix, arm, rows):
         ("weather", {"clips": "radar"}, 2),
         ("hyperseg", {}, 3),
         ("unet", {"task": "hippocampus"}, 5),
+        ("graph-hyper", {}, 5),
         ("graph-hyper", {"graphs": "MUTAG"}, 5),
         ("graph-hyper", {"graphs": "PROTEINS"}, 4),
     ],
