@@ -139,17 +139,16 @@ def test_arms_and_metrics_are_called_what_they_are_called_whatever_their_names()
         row("for-5", 0.5, metric="error at 5", at="20 degrees"),
     ]
     assert cells(tables.further_table(rows, TURNS)) == [
-        {"at": "mnist, 10 degrees", "arm": "not-told", "error at 5": "0.250"},
-        {"at": "mnist, 10 degrees", "arm": "told", "error at 5": "0.750"},
-        {"at": "mnist, 20 degrees", "arm": "for one", "error at 5": "0.500"},
+        {"at": "mnist, 10 degrees", "figure": "error at 5", "not-told": "0.250", "told": "0.750", "for one": ""},
+        {"at": "mnist, 20 degrees", "figure": "error at 5", "not-told": "", "told": "", "for one": "0.500"},
     ]
 
 
 def test_what_an_arm_was_not_measured_by_is_left_empty():
     rows = [row("told", 0.25, metric="dB", at="10 degrees"), row("not-told", 0.5, metric="folds", at="10 degrees")]
     assert cells(tables.further_table(rows, TURNS)) == [
-        {"at": "mnist, 10 degrees", "arm": "told", "dB": "0.250", "folds": ""},
-        {"at": "mnist, 10 degrees", "arm": "not-told", "dB": "", "folds": "0.500"},
+        {"at": "mnist, 10 degrees", "figure": "dB", "told": "0.250", "not-told": ""},
+        {"at": "mnist, 10 degrees", "figure": "folds", "told": "", "not-told": "0.500"},
     ]
 
 
@@ -160,8 +159,7 @@ def test_figures_without_conditions_stand_by_arm_and_counts_are_whole():
         for seed in (0, 1)
     ]
     assert cells(tables.further_table(rows, TURNS)) == [
-        {"at": "mnist", "arm": "told", "kernel parameters": "4,244"},
-        {"at": "mnist", "arm": "not-told", "kernel parameters": "12,544"},
+        {"at": "mnist", "figure": "kernel parameters", "told": "4,244", "not-told": "12,544"},
     ]
 
 
@@ -192,7 +190,7 @@ def test_added_rows_are_gathered_and_pages_written(tmp_path, written, capsys):
     assert code == 0, err
     assert len(results.read(tmp_path / "all.csv")) == 3
     text = (tmp_path / "page.md").read_text()
-    assert "| mnist, 5 degrees | told | 0.250 |" in text
+    assert "| mnist, 5 degrees | accuracy | 0.250 |" in text
     assert "stale" not in text and text.startswith("a\n") and "\nb\n" in text
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any, TypeVar
@@ -161,7 +160,7 @@ def noise_table(rows: Sequence[Result]) -> str:
 
 
 def further_table(rows: Sequence[Result], of: Experiment) -> str:
-    """Test figures of an experiment beside its metrics: by condition and arm, or group of arms."""
+    """Test figures of an experiment beside its metrics: a line a condition and figure, a column an arm or group."""
     failed = _failed(rows)
     common = ("loss", *(metric.name for metric in of.objective.metrics))
     further = [
@@ -177,14 +176,13 @@ def further_table(rows: Sequence[Result], of: Experiment) -> str:
         declared = of.arms.get(row.arm)
         return (declared and row.at and declared.group) or row.arm
 
-    cells = [((_joined(row.data, row.settings, row.at), arm(row)), row.metric, row.value) for row in further]
-    columns = list(_unique(metric for _, metric, _ in cells))
-    lines = []
-    for line in product(_unique(at for (at, _), _, _ in cells), _unique(name for (_, name), _, _ in cells)):
-        values = [[value for place, metric, value in cells if (place, metric) == (line, each)] for each in columns]
-        if any(values):
-            lines.append((*line, *map(_further, values)))
-    return _markdown(["at", "arm", *columns], lines, left=2)
+    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in further:
+        of_line = cells.setdefault((_joined(row.data, row.settings, row.at), row.metric), {})
+        of_line.setdefault(arm(row), []).append(row.value)
+    arms = list(_unique(map(arm, further)))
+    lines = [(*line, *(_further(of_line.get(name, ())) for name in arms)) for line, of_line in cells.items()]
+    return _markdown(["at", "figure", *arms], lines, left=2)
 
 
 def _joined(*parts: str) -> str:
@@ -194,8 +192,10 @@ def _joined(*parts: str) -> str:
 def _further(values: Sequence[float]) -> str:
     if not values:
         return ""
-    counted = len(set(values)) == 1 and float(values[0]).is_integer()
-    return f"{values[0]:,.0f}" if counted else _interval(values, 3)
+    if len(set(values)) > 1:
+        return _interval(values, 3)
+    # counts, and what is no training's
+    return f"{values[0]:,.0f}" if float(values[0]).is_integer() else _interval(values[:1], 3)
 
 
 def _interval(values: Sequence[float], digits: int) -> str:
