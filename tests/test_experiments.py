@@ -377,6 +377,7 @@ def _chosen_by_trials(experiment, prefix, arm, rows):
     ("name", "options", "tried"),
     [
         ("classroom", {}, 2),
+        ("classroom-autoencoder", {}, 6),
         ("superres", {}, 5),
         ("weather", {}, 2),
         ("weather", {"clips": "radar"}, 2),
