@@ -304,7 +304,7 @@ def test_every_arm_classifies_the_nodes_of_every_graph(sources, graph, tuned):
         values["loss"].backward()
         assert values["loss"].isfinite(), name
         own = experiment.objective.score(network, batch, None)["loss"]
-        assert (values["loss"] > own) if name.startswith("l") else True, name
+        assert values["loss"] > own or not name.startswith("l"), name
 
 
 @pytest.mark.parametrize("graph", lgnn.SIZES)
@@ -325,7 +325,6 @@ def test_tuned_arms_are_given_equal_grids_and_a_choice_from_them(graph):
 @pytest.mark.parametrize("graphs", graph_hyper.TASKS)
 def test_chosen_rates_are_of_the_grid(graphs):
     for name, arm in adapted("graph-hyper", GraphHyperOptions(graphs=graphs)).arms.items():
-        assert arm.grid == {"learning_rate": graph_hyper.RATES[graphs]}
         assert arm.recipe.learning_rate in arm.grid["learning_rate"], name
 
 

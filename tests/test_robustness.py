@@ -8,6 +8,7 @@ from hyperconv.data.spoilt import CORRUPTIONS, LEVELS, corrupted, under_every_no
 from hyperconv.experiments import robustness
 from hyperconv.experiments.declared import experiments
 from hyperconv.experiments.frontier import few_digits
+from hyperconv.experiments.noise import median_filtered
 
 
 def test_every_digit_is_under_every_noise_at_levels_in_turn(digits_folder):
@@ -65,6 +66,51 @@ def test_only_networks_that_are_to_see_noise_see_it_and_only_in_training():
 
     assert torch.equal(loss(plain, False), loss(noisy, False))
     assert not torch.equal(loss(plain, True), loss(noisy, True))
+
+
+@torch.no_grad()
+def test_accuracies_are_told_by_the_noise_that_they_are_under(digits_folder):
+    splits = robustness.noisy_digits(str(digits_folder))
+    noisy, labels, kinds, clean = splits.test[:]
+
+    class Reads(nn.Module):
+        """Knows an image that it has seen, and under which noise."""
+
+        def __init__(self, kind):
+            super().__init__()
+            chosen = clean[kinds == 0] if kind == "clean" else noisy[kinds == kind]
+            self.known = {image.numpy().tobytes(): int(label) for image, label in zip(chosen, labels, strict=False)}
+
+        def forward(self, images):
+            keys = [(image * 255).round().to(torch.uint8).numpy().tobytes() for image in images]
+            answers = torch.tensor([self.known.get(key, -1) for key in keys])
+            return torch.nn.functional.one_hot(answers + 1, 11)[:, 1:]
+
+    for kind, name in (("clean", "clean"), *enumerate(NOISES)):
+        views = robustness.spoilt(splits)
+        right = {each: robustness.accuracy(Reads(kind), *view) for each, view in views.items()}
+        assert right[name] == 1
+        assert all(value < 0.5 for each, value in right.items() if each != name), right
+
+
+@torch.no_grad()
+def test_what_is_measured_has_filters_corruptions_spectra_and_for_stored_kernels_smoothing(digits_folder):
+    splits = robustness.noisy_digits(str(digits_folder))
+    arms = experiments()["robustness"].arms
+    torch.manual_seed(0)
+    normal, hyper = (arms[arm].network().eval() for arm in ("normal", "hyper"))
+    of_normal, of_hyper = (
+        {(f.metric, f.at): f.value for f in robustness.figures_of_spoilt(n, splits)} for n in (normal, hyper)
+    )
+    views = robustness.spoilt(splits)
+    filtered = robustness.accuracy(median_filtered(normal), *views["gaussian"])
+    assert of_normal["accuracy", f"gaussian, {robustness.MEDIAN}"] == filtered
+    ways = {at for metric, at in of_hyper if metric == "accuracy"}
+    assert ways == {f"{name}{way}" for name in views for way in ("", f", {robustness.MEDIAN}")}
+    assert len([at for metric, at in of_hyper if metric == robustness.HIGH_FREQUENCIES and at]) == 16
+    smoothed = {at for _, at in of_normal.keys() - of_hyper.keys()}
+    names = ("clean", *NOISES)
+    assert smoothed == {f"{name}, smoothed to {share:g}" for name in names for share in robustness.SHARES}
 
 
 def test_smoothing_leaves_the_network_and_takes_statistics_anew(digits_folder):

@@ -13,7 +13,16 @@ from helpers import ROOT, run_script
 import main
 from hyperconv.errors import InputError
 from hyperconv.experiments import results, tables
-from hyperconv.experiments.sweep import Sweep, name_of_trial, read_trials, rows_of_trial, run_trial, sweep
+from hyperconv.experiments.sweep import (
+    Sweep,
+    folds_of,
+    is_finished,
+    name_of_trial,
+    read_trials,
+    rows_of_trial,
+    run_trial,
+    sweep,
+)
 
 TINY = """
 common: {experiment: static, samples: 64, epochs: 2, batch_size: 32, data: %s}
@@ -91,6 +100,23 @@ def test_a_training_leaves_its_rows_and_is_not_run_twice(tiny, tmp_path, monkeyp
     assert {row.command for row in rows} == {"python main.py " + " ".join(args)}
     run_trial(args, tmp_path)
     assert rows_of_trial(tmp_path, args) == rows
+
+
+def test_a_training_is_finished_once_all_of_its_folds_are(tmp_path, digits_folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    few = {"few": "100", "epochs": "1", "data": str(digits_folder), "arms": "normal-3x3", "seed": "0"}
+    args = tuple(text for name, value in {"experiment": "frontier", **few}.items() for text in (f"--{name}", value))
+    folds = folds_of(args, "file")
+    assert folds == (0, 1, 2, 3, 4)
+    assert not is_finished(tmp_path, args, folds)
+    run_trial(args, tmp_path)
+    rows = rows_of_trial(tmp_path, args)
+    assert is_finished(tmp_path, args, folds)
+    file = tmp_path / name_of_trial(args) / "results.csv"
+    results.write(file, [row for row in rows if row.fold in (0, 1)])
+    assert not is_finished(tmp_path, args, folds)
+    run_trial(args, tmp_path)
+    assert comparable(rows_of_trial(tmp_path, args)) == comparable(rows)
 
 
 def test_settings_are_tried_without_a_look_at_test_data(tiny, tmp_path, monkeypatch, capsys):

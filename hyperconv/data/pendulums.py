@@ -102,11 +102,12 @@ def elsewhere() -> dict[str, tuple[Tensor, Tensor]]:
     Returns:
         The test trajectories for 12 s; as many for 6 s of rods shorter than any in training, and of longer ones.
     """
-    found = {"6 to 12 s": _positions("auto", 2 * PREDICTED)[-_COUNTS[-1] :]}
+    observed, _ = load_points().test[:]
+    found = {"6 to 12 s": (observed, _positions("auto", 2 * PREDICTED)[-_COUNTS[-1] :])}
     for seed, lengths in enumerate(_OTHER_LENGTHS_M, _SEED + 1):
-        name = f"rods of {lengths[0]:g} to {lengths[1]:g} m"
-        found[name] = _simulated(_COUNTS[-1], seed, lengths, PREDICTED)
-    return {name: (_observed(positions, _SEED + 1), positions) for name, positions in found.items()}
+        positions = _simulated(_COUNTS[-1], seed, lengths, PREDICTED)
+        found[f"rods of {lengths[0]:g} to {lengths[1]:g} m"] = _observed(positions, seed), positions
+    return found
 
 
 def _positions(source: str, steps: int = PREDICTED) -> Tensor:

@@ -95,10 +95,18 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "lgcn": {"hidden": (8, 16), "dropout": (0.4, 0.6), "film_penalty": (0.01, 1.0), "blocks": ("plain", "residual")},
     "gcn": {"hidden": (8, 16, 64, 256), "dropout": (0.4, 0.6), "blocks": ("plain", "residual")},
 }
-_ENDS = {"lgcn": {"hidden": "as wide as two cores allow"}}
+_ENDS = {
+    "hidden": "as wide as two cores allow",
+    "dropout": "two values, as many as hours allow",
+    "film_penalty": "the paper's, and a hundredth of it",
+    "blocks": "kinds have no range",
+}
 _UNTUNED = {"lgcn": Made(16, 0.6), "gcn": Made(64, 0.6)}
 # the best of these on validation nodes, of the first split where there are ten; of other graphs, what to try first
-TUNED: Mapping[GraphName, Mapping[str, Made]] = dict.fromkeys(SIZES, _UNTUNED)
+TUNED: Mapping[GraphName, Mapping[str, Made]] = {
+    **dict.fromkeys(SIZES, _UNTUNED),
+    "cora": {"lgcn": Made(16, 0.6), "gcn": Made(64, 0.6)},
+}
 _TUNED_OPTIONS = ("hidden", "dropout", "blocks", "film_penalty")
 _RECIPE = Recipe("adam", 5e-3, 5e-4, "constant", batch_size=1, epochs=100, patience=20, shuffle=True)
 
@@ -168,7 +176,7 @@ def _arms(options: LgnnOptions) -> dict[str, Arm]:
             arm: Arm(
                 partial(network, arm, made._replace(**given), sizes),
                 grid=GRIDS[arm],
-                at_range_end=_ENDS.get(arm, {}),
+                at_range_end=_ENDS,
                 ignores=tuple({"film_penalty"} - set(GRIDS[arm])),
             )
             for arm, made in TUNED[options.graph].items()

@@ -30,8 +30,8 @@ _SEEN_TO_NORMALISE = 2_000
 _SHOWN = 7  # at the level 7/19
 MEDIAN = "median 3x3"
 HIGH_FREQUENCIES = "high frequencies"
-SHARES = (0.2, 0.3, 0.4, 0.5)
-"""Of high frequencies in the kernels, that stored ones are smoothed to."""
+SHARES = (0.2, 0.3, 0.4, 0.5, 1.0)
+"""Of high frequencies in the kernels, that stored ones are smoothed to; at the last, they stay as they are."""
 
 
 class TrainedOnNoise(nn.Sequential):
@@ -51,13 +51,15 @@ def noisy_digits(source: str = "auto") -> Splits:
 def classification(network: nn.Module, batch: Batch, draws: torch.Generator | None) -> dict[str, Any]:
     """In training, digits are turned and scaled, and noisy for a network that is `TrainedOnNoise`."""
     images, labels = as_float(batch[0]), batch[1]
-    if draws is not None:
-        images = turn_and_zoom(images, ROTATION_DEGREES, ZOOM, draws)
-        if isinstance(network, TrainedOnNoise):
-            noise = NOISES[int(torch.randint(len(NOISES), (1,), generator=draws))]
-            levels = torch.rand(len(images), 1, 1, 1, generator=draws)
-            images = add_noise(images, noise, levels, draws)
-    return scores(network(images), labels)
+    return scores(network(images if draws is None else as_in_training(network, images, draws)), labels)
+
+
+def as_in_training(network: nn.Module, images: Tensor, draws: torch.Generator) -> Tensor:
+    images = turn_and_zoom(images, ROTATION_DEGREES, ZOOM, draws)
+    if not isinstance(network, TrainedOnNoise):
+        return images
+    noise = NOISES[int(torch.randint(len(NOISES), (1,), generator=draws))]
+    return add_noise(images, noise, torch.rand(len(images), 1, 1, 1, generator=draws), draws)
 
 
 @torch.no_grad()
@@ -133,13 +135,15 @@ def _low_pass(side: int) -> Tensor:
 def smoothed(network: nn.Module, share: float, splits: Splits) -> nn.Module:
     """A copy whose kernels have no larger share of `high_frequencies`, and as much energy as before.
 
-    Statistics of normalisation are taken anew, on training digits.
+    Statistics of normalisation are taken anew, on digits as the network saw them in training.
     """
     network = copy.deepcopy(network)
     for layer in spatial_convolutions(network):
         layer.weight.copy_(smooth_kernel(layer.weight, share))
     images, _ = splits.train[torch.arange(min(_SEEN_TO_NORMALISE, len(splits.train)))]
-    torch.optim.swa_utils.update_bn((as_float(each) for each in images.split(_BATCH)), network)
+    draws = torch.Generator().manual_seed(0)
+    seen = (as_in_training(network, as_float(each), draws) for each in images.split(_BATCH))
+    torch.optim.swa_utils.update_bn(seen, network)
     return network.eval()
 
 
@@ -171,7 +175,7 @@ def smooth_kernel(kernel: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def kernels_and_digits(networks: Networks, splits: Splits) -> "Drawing":
-    """How digits are spoilt, and the kernels of each arm's second convolution with their share of high frequencies."""
+    """How digits are spoilt, and the share of high frequencies in each arm's kernels, layer by layer."""
     from .figures.robustness import digits_and_spectra
 
     shown = {name: images[min(_SHOWN, len(images) - 1), 0].numpy() for name, (images, _) in spoilt(splits).items()}
@@ -186,23 +190,21 @@ def _noisy(network: Callable[[], nn.Module]) -> TrainedOnNoise:
 
 
 _RECIPE = RECIPES["robust"]
-_RATES = (1e-3, 3e-3, 1e-2)
-_EPOCHS: dict[str, Any] = {"learning_rate": _RATES, "epochs": (1, 2)}
-_DECAYS: dict[str, Any] = {"learning_rate": _RATES, "weight_decay": (0.1, 1.0)}
-_ENDS = {
-    "epochs": "short trainings are the robust ones; two epochs are the longest that were tried",
-    "weight_decay": "a hundred times the usual, and ten times",
-}
+_GRID: dict[str, Any] = {"learning_rate": (1e-3, 3e-3, 1e-2), "epochs": (2, 5)}
+_DECAYS: dict[str, Any] = {"learning_rate": (3e-3, 1e-2), "weight_decay": (0.01, 0.1, 1.0)}
+_ENDS = dict.fromkeys((*_GRID, *_DECAYS), "as many trials as hours allow")
 _NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "hyper": partial(digit_network, "hyper", 5, (16, 16, 16), "decorrelated"),
     "hyper-stateless": partial(digit_network, "hyper", 5, (16, 16, 16), "stateless"),
     "normal": partial(digit_network, "normal", 5, (), "none"),
 }
 _ARMS = {
-    **{name: Arm(network, grid=_EPOCHS, at_range_end=_ENDS) for name, network in _NETWORKS.items()},
-    "normal-decayed": Arm(_NETWORKS["normal"], replace(_RECIPE, weight_decay=0.1), _DECAYS, at_range_end=_ENDS),
+    **{name: Arm(network, grid=_GRID, at_range_end=_ENDS) for name, network in _NETWORKS.items()},
+    "normal-decayed": Arm(
+        _NETWORKS["normal"], replace(_RECIPE, weight_decay=0.1, epochs=5), _DECAYS, at_range_end=_ENDS
+    ),
     **{
-        f"{name}-trained-on-noise": Arm(partial(_noisy, _NETWORKS[name]), grid=_EPOCHS, at_range_end=_ENDS)
+        f"{name}-trained-on-noise": Arm(partial(_noisy, _NETWORKS[name]), grid=_GRID, at_range_end=_ENDS)
         for name in ("hyper", "normal")
     },
 }

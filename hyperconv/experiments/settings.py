@@ -32,7 +32,7 @@ class Run:
         seed: of initial weights and shuffling.
         seeds: several of them, in place of --seed: each arm is trained once with each, and the table shows means.
         tune: choose settings instead: train every arm with each combination of its declared grid, with seeds 100 and
-            101, and compare them on validation data (of the first fold); test data are not touched. Trials gather in
+            101, and compare them on validation data (of one fold); test data are not touched. Trials gather in
             tuning.csv in --logs; those that are there already are not run again.
         validation_only: leave test data alone, to try settings, in a sweep too. No figure is drawn, as it shows them.
         accelerator: cpu, gpu, ... as in Lightning's Trainer; auto takes what is there.

@@ -5,6 +5,7 @@ python -m hyperconv.experiments.tables --add lightning_logs/frontier/results.csv
 python -m hyperconv.experiments.study
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..errors import InputError
 from . import results
 from .figures import study as figures
 from .results import FAILED, Result
+
+_DATA = "mnist"
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,20 @@ def main(settings: Study) -> None:
         plotting.save(FIGURES[name](rows), Path(settings.out) / f"study-{name}.png")
 
 
-def of_test(rows: Sequence[Result], experiment: str) -> pd.DataFrame:
-    """Test figures of an experiment's trainings that did not fail, a row each, with the columns of `Result`.
+def of_test(rows: Sequence[Result], experiment: str, settings: str) -> pd.DataFrame:
+    """Test figures of an experiment's trainings on MNIST that did not fail, a row each, with the columns of `Result`.
+
+    Args:
+        settings: a regular expression of those that the study is made with.
 
     Raises:
         InputError: there are none.
     """
-    of_experiment = [row for row in rows if row.experiment == experiment]
+    of_experiment = [
+        row
+        for row in rows
+        if (row.experiment, row.data) == (experiment, _DATA) and re.fullmatch(settings, row.settings)
+    ]
     failed = {row.training for row in of_experiment if row.metric == FAILED}
     good = [row for row in of_experiment if row.split == "test" and row.training not in failed]
     if not good:
@@ -60,7 +70,7 @@ def of_test(rows: Sequence[Result], experiment: str) -> pd.DataFrame:
 
 def accuracies_by_digits(rows: Sequence[Result]) -> pd.DataFrame:
     """Of frontier, with the number of training digits in the column ``digits`` (``all`` where it is all)."""
-    data = of_test(rows, "frontier")
+    data = of_test(rows, "frontier", r"(few=\d+)?")
     data = data[(data["metric"] == "accuracy") & (data["at"] == "")]
     return data.assign(digits=data["settings"].str.extract(r"few=(\d+)")[0].fillna("all"))
 
@@ -74,7 +84,7 @@ def grid(rows: Sequence[Result]) -> Figure:
 
 
 def robustness(rows: Sequence[Result]) -> Figure:
-    return figures.robustness(of_test(rows, "robustness"))
+    return figures.robustness(of_test(rows, "robustness", "samples=10000"))
 
 
 FIGURES: dict[str, Callable[[Sequence[Result]], Figure]] = {

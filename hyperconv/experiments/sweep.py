@@ -70,18 +70,17 @@ def sweep(settings: Sweep) -> list[Result]:
             runs the sweep; or trainings that were ended from outside too often.
     """
     trials = read_trials(Path(settings.file))
-    for args in trials:
-        _check(args, settings.file)
+    folds = {args: folds_of(args, settings.file) for args in trials}
     folder = (Path(settings.logs) / Path(settings.file).stem).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        waiting = [args for args in trials if not rows_of_trial(folder, args)]
+        waiting = [args for args in trials if not is_finished(folder, args, folds[args])]
         print(f"{len(trials)} trainings, {len(trials) - len(waiting)} of them done; logs in {folder}", flush=True)
         if waiting:
             _run_side_by_side(waiting, folder, settings)
         rows = [row for args in trials for row in rows_of_trial(folder, args)]
         results.write(folder / RESULTS, rows)
-        missing = [" ".join(args) for args in trials if not rows_of_trial(folder, args)]
+        missing = [" ".join(args) for args in trials if not is_finished(folder, args, folds[args])]
     if missing:
         raise InputError(
             f"{len(missing)} of {len(trials)} trainings ended without results, e.g. {missing[0]}; see {folder}/ray, "
@@ -90,12 +89,17 @@ def sweep(settings: Sweep) -> list[Result]:
     return rows
 
 
-def _check(args: Sequence[str], file: str) -> None:
+def folds_of(args: Sequence[str], file: str) -> Sequence[int | None]:
+    """Those that a command line trains on.
+
+    Raises:
+        InputError: it cannot be run.
+    """
     lightning = logging.getLogger("pytorch_lightning")
     level = lightning.level
     lightning.setLevel(logging.WARNING)  # it tells of the machine each time
     try:
-        Asked(*parsed(flags_of(args), args))
+        return Asked(*parsed(flags_of(args), args)).folds
     except (ArgumentError, InputError) as error:
         raise InputError(f"{file}: {' '.join(args)}: {error}") from error
     finally:
@@ -149,8 +153,12 @@ def name_of_trial(args: Sequence[str]) -> str:
 
 
 def rows_of_trial(folder: Path, args: Sequence[str]) -> list[Result]:
-    """What a training that is finished has left in the sweep's folder; else nothing."""
+    """What a training has left in the sweep's folder, of those of its folds that are finished."""
     return results.read(_folder_of_trial(folder, args) / RESULTS)
+
+
+def is_finished(folder: Path, args: Sequence[str], folds: Sequence[int | None]) -> bool:
+    return {row.fold for row in rows_of_trial(folder, args)} >= set(folds)
 
 
 def _folder_of_trial(folder: Path, args: Sequence[str]) -> Path:

@@ -59,11 +59,16 @@ def tune(settings: Run, options: Any = None) -> tuple[Experiment, list[Chosen]]:
         )
         if getattr(settings, name, None) is not None or given != default:
             raise InputError(f"--{name} is among what --tune tries; leave it out")
-    print(asked.splits(asked.folds[0]).note, flush=True)
+    print(asked.splits(_fold(asked)).note, flush=True)
     logs = Path(settings.logs)
     logs.mkdir(parents=True, exist_ok=True)
     with locked(logs):
         return asked.experiment, [_best(name, arm, asked, logs / TUNING_FILE) for name, arm in tuned.items()]
+
+
+def _fold(asked: Asked) -> int | None:
+    declared = asked.experiment.tuning_fold
+    return asked.folds[0] if declared is None else declared
 
 
 def combinations(arm: Arm) -> list[Trial]:
@@ -85,7 +90,7 @@ def _best(name: str, arm: Arm, asked: Asked, path: Path) -> Chosen:
     for trial in trials:
         rows = []
         for seed in TUNING_SEEDS:
-            training = _as_tried(asked.training(name, seed, asked.folds[0]), trial, asked.settings)
+            training = _as_tried(asked.training(name, seed, _fold(asked)), trial, asked.settings)
             print(f"{name}: {training.key.settings}, seed {seed}", flush=True)
             with TemporaryDirectory() as folder:
                 rows += rows_of(training, asked.settings, path, Path(folder), test=False)
