@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from hyperconv.experiments.statistics import difference_interval
+from hyperconv.experiments.statistics import difference_interval, paired_interval
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
@@ -112,16 +112,20 @@ def measured():
 def test_sentences_that_compare_say_what_the_results_show(claim, measured):
     def values(arm):
         wanted = (claim.experiment, claim.data, claim.metric, arm, claim.options.get("at", ""))
-        found = [
-            float(row["value"])
+        found = {
+            (row["seed"], row["fold"]): float(row["value"])
             for row in measured
             if (row["experiment"], row["data"], row["metric"], row["arm"], row["at"]) == wanted
             and row["settings"] == claim.options.get("settings", "")
-        ]
+        }
         assert len(found) >= 2, f"no figures of {wanted}"
         return found
 
-    interval = difference_interval(values(claim.arm), values(claim.other))
+    a, b = values(claim.arm), values(claim.other)
+    if all(fold for _, fold in a):  # those that a fold's data make hard are so for both arms
+        interval = paired_interval(a, b)
+    else:
+        interval = difference_interval(list(a.values()), list(b.values()))
     shown = abs(interval.mean) > interval.half_width
     verdict = ("greater" if interval.mean > 0 else "less") if shown else "unclear"
     assert claim.verdict == verdict, interval

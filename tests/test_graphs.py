@@ -265,6 +265,10 @@ def test_half_of_a_digit_graphs_edges_are_rewired(digits_folder):
         assert (graph.y[graph.nodes].bincount() <= 20).all()
         shares.append(homophily(edges, graph.y.numpy()))
     assert shares[1] == pytest.approx(0.5 * shares[0] + 0.5 * 0.1, abs=0.06)
+    # nodes to train on come first, and lose as many edges as others
+    degrees = np.bincount(edges[0], minlength=len(graph.y))
+    first = len(degrees) // 2
+    assert degrees[:first].mean() == pytest.approx(degrees[first:].mean(), rel=0.15)
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def tu_graphs(name: str, source: str = "auto", fold: int = 0) -> Splits:
         InputError: files that are missing, damaged, or of another data set.
     """
     folder = LOCAL_FOLDER / "tu" if source == "auto" else Path(source)
-    if source == "auto" and not (folder / name).exists():
+    if source == "auto" and not any((folder / name).rglob(f"{name}_A.txt")):
         _download(folder / name, name)
     graphs = read_tu(_place_of(folder, name), name)
     labels = torch.cat([graph.y for graph in graphs])

@@ -2,11 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from scipy.stats import t
 
+Key = TypeVar("Key", bound=Hashable)
 _LEVEL = 0.95
 
 
@@ -26,6 +27,20 @@ def mean_interval(values: Sequence[float]) -> Interval:
     freedom = len(values) - 1
     error = statistics.stdev(values) / math.sqrt(len(values))
     return Interval(statistics.mean(values), float(t.ppf((1 + _LEVEL) / 2, freedom)) * error)
+
+
+def paired_interval(a: Mapping[Key, float], b: Mapping[Key, float]) -> Interval:
+    """Mean of the differences between values of ``a`` and ``b`` under one key, two or more: of folds, which both share.
+
+    Raises:
+        ValueError: other keys.
+
+    >>> round(paired_interval({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.5, 1: 1.0, 2: 2.5}).half_width, 3)
+    0.717
+    """
+    if a.keys() != b.keys():
+        raise ValueError("values to pair have the same keys")
+    return mean_interval([a[key] - b[key] for key in a])
 
 
 def difference_interval(a: Sequence[float], b: Sequence[float]) -> Interval:

@@ -66,7 +66,7 @@ class Edges(NamedTuple):
 
 
 def edges_of(edge_index: Tensor, nodes: int, wanted: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Edges:
-    """Edges ``(2, E)`` from first to second row with one from every node to itself, those that are there counted once.
+    """Edges ``(2, E)`` from first to second row with one from every node to itself, a loop that is there not doubled.
 
     Args:
         wanted: nodes whose edges are kept; None for all.
