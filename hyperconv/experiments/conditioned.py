@@ -18,7 +18,7 @@ from ..generators import ChunkedGenerator, CoordinateMLP, DenseGenerator, LowRan
 from ..training import Recipe
 from ..training.objectives import ACCURACY, Batch, Objective, scores
 from ..zoo.conditioned_cnn import ConcatenatedCNN, DeepHyperCNN, FilmedCNN, HyperCNN, PlainCNN, TurnedBackCNN
-from .experiment import Arm, Experiment, Figure, rates_around
+from .experiment import TWICE_CHANCE, Arm, Experiment, Figure, rates_around
 
 _TOLD = 2
 _OFF = (10, 45, 90, 180)
@@ -123,6 +123,7 @@ def _declared(name: str, networks: Mapping[str, Callable[[], nn.Module]], **more
         recipe=_RECIPE,
         objective=TURNED_CLASSIFICATION,
         load=turned_digits,
+        failed_at=TWICE_CHANCE,
         **more,
     )
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure as Drawing
 
+# of ten classes; a training whose accuracy is no better has failed
+TWICE_CHANCE = 0.2
 Networks = Mapping[str, nn.Module]
 Logs = Mapping[str, Sequence["pd.DataFrame"]]
 

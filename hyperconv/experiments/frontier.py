@@ -13,7 +13,7 @@ from ..data.digits import DigitDataset
 from ..errors import InputError
 from ..zoo.digit_classifier import digit_classifier
 from .digits import RECIPES, TURNED_CLASSIFICATION, digit_network
-from .experiment import Arm, Experiment, rates_around
+from .experiment import TWICE_CHANCE, Arm, Experiment, rates_around
 
 Count = Literal[100, 1000, 10000]
 DRAWS = 5
@@ -115,7 +115,6 @@ EXPERIMENTS = (
         options=FrontierOptions,
         adapted=_adapted,
         quick_epochs=1,
-        # twice chance
-        failed_at=0.2,
+        failed_at=TWICE_CHANCE,
     ),
 )

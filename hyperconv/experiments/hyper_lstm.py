@@ -18,7 +18,7 @@ from ..data.text import SYMBOLS, as_text, load_text
 from ..training import Recipe
 from ..training.objectives import ACCURACY, LOSS, Batch, Metric, Objective, scores
 from ..zoo.hyper_lstm import GATES, LayerNormHyperLSTM, LayerNormLSTM, PlainLSTM
-from .experiment import Arm, Experiment, Networks, rates_around
+from .experiment import TWICE_CHANCE, Arm, Experiment, Networks, rates_around
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -137,7 +137,8 @@ _EVALUATION_BATCH = 500
 
 def _rows(name: str, task: str, order: Tensor | slice = slice(None)) -> Experiment:
     objective = Objective(partial(rows_to_classes, order=order), (ACCURACY,), loss="cross-entropy")
-    return _experiment(name, task, row_network, _OF_DIGITS, _OF_ROWS, objective=objective, quick_epochs=4)
+    more: dict[str, Any] = {"objective": objective, "quick_epochs": 4, "failed_at": TWICE_CHANCE}
+    return _experiment(name, task, row_network, _OF_DIGITS, _OF_ROWS, **more)
 
 
 EXPERIMENTS = (

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..training import Recipe
 from ..zoo.generated_mlp import PerSampleMLP, chunked_mlp, full_mlp
-from .experiment import Arm, Experiment, rates_around
+from .experiment import TWICE_CHANCE, Arm, Experiment, rates_around
 
 _WIDTHS = (784, 64, 10)
 _RECIPE = Recipe("adamw", 1e-2, 1e-2, "one-cycle", batch_size=32, epochs=5, patience=None, shuffle=True)
@@ -42,5 +42,6 @@ EXPERIMENTS = (
         },
         recipe=_RECIPE,
         quick_epochs=5,
+        failed_at=TWICE_CHANCE,
     ),
 )

@@ -17,7 +17,7 @@ from ..data.spoilt import CORRUPTIONS, corrupted, under_every_noise
 from ..layers import HyperConv2d
 from ..training.objectives import ACCURACY, CLASSIFICATION, Batch, Objective, scores
 from .digits import RECIPES, ROTATION_DEGREES, ZOOM, digit_network
-from .experiment import Arm, Experiment, Figure, Networks
+from .experiment import TWICE_CHANCE, Arm, Experiment, Figure, Networks
 from .noise import median_filtered
 
 if TYPE_CHECKING:
@@ -221,7 +221,6 @@ EXPERIMENTS = (
         load=noisy_digits,
         measure=figures_of_spoilt,
         figure=kernels_and_digits,
-        # twice chance
-        failed_at=0.2,
+        failed_at=TWICE_CHANCE,
     ),
 )
