@@ -256,7 +256,7 @@ def _named_network(config: Values) -> Callable[[], nn.Module]:
                 network = make_hyper(network, **_options(config["hyperize"], network))
             if config["conditional"] is not None:
                 network = make_conditional(network, **_options(config["conditional"], network))
-        except InputError:
+        except (InputError, NotImplementedError):  # the latter is `outline`'s to answer
             raise
         except _OF_BAD_SETTINGS as error:
             reason = " ".join(str(error).split())[:200]

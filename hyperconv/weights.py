@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from .errors import InputError
 
@@ -47,12 +48,27 @@ def outline(network: Callable[[], nn.Module], most_parameters: int, most_numbers
     Raises:
         InputError: it has more parameters or buffers, or more numbers in them.
     """
-    with torch.device("meta"), _at_most(most_parameters):
-        made = network()
+    with _at_most(most_parameters):
+        try:
+            with torch.device("meta"):
+                made = network()
+        except NotImplementedError:  # its sizes are computed with tensors, as a RegNet's are
+            with _ParametersOnMeta():
+                made = network()
     numbers = sum(tensor.numel() for tensor in [*made.parameters(), *made.buffers()])
     if numbers > most_numbers:
         raise InputError(f"its settings ask for {numbers:,} numbers, more than {most_numbers:,}")
     return made
+
+
+class _ParametersOnMeta(TorchFunctionMode):
+    """Tensors that are to be filled have no memory; others are as ever."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
+    ) -> Any:
+        where = {"device": "meta"} if function is torch.empty else {}
+        return function(*arguments, **{**(named or {}), **where})
 
 
 @contextmanager

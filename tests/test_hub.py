@@ -46,6 +46,10 @@ def assert_comes_back(network, folder, *inputs, **named):
     return found
 
 
+def test_a_network_whose_sizes_are_computed_with_tensors_is_found_again(tmp_path):
+    assert_comes_back(HubNetwork("torchvision/regnet_x_400mf", {"num_classes": 3}), tmp_path, torch.rand(1, 3, 32, 32))
+
+
 def test_files_are_as_readable_as_any_and_plain_values_only(tmp_path):
     HubNetwork("mlp/chunked").save_pretrained(tmp_path / "a")
     (tmp_path / "usual").touch()

@@ -121,7 +121,9 @@ def test_a_training_is_finished_once_all_of_its_folds_are(tmp_path, digits_folde
 
 def test_settings_are_tried_without_a_look_at_test_data(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pytest"])
-    tiny.write_text(tiny.read_text().replace("samples: 64, epochs: 2", "samples: 300, epochs: 5, validation_only: true"))
+    tiny.write_text(
+        tiny.read_text().replace("samples: 64, epochs: 2", "samples: 300, epochs: 5, validation_only: true")
+    )
     args = read_trials(tiny)[0]
     run_trial(args, tmp_path)
     rows = rows_of_trial(tmp_path, args)
