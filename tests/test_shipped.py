@@ -19,6 +19,7 @@ from hyperconv.experiments.shipped import pack
 from hyperconv.experiments.trained import load_trained
 
 hub = pytest.importorskip("hyperconv.hub", reason="needs huggingface_hub and safetensors")
+load_file = pytest.importorskip("safetensors.torch").load_file
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,12 @@ def test_packing_by_a_command_and_what_it_refuses(capsys, finished, tmp_path):
 
 SHIPPED = sorted((ROOT / "lightning_logs" / "networks").iterdir())
 # within data/, of those that are not of digits
-DATA = {"weather-clips-radar": "radar_fmi", "graph-hyper-graphs-PROTEINS": "tu", "unet": "hippocampus"}
+DATA = {
+    "weather-clips-radar": "radar_fmi",
+    "graph-hyper-graphs-PROTEINS": "tu",
+    "lgnn-graph-cora": "cora_citeseer",
+    "unet": "hippocampus",
+}
 
 
 def test_shipped_networks_are_small_and_listed():
@@ -136,7 +142,12 @@ def test_shipped_networks_are_small_and_listed():
 def test_shipped_networks_are_found_again(folder):
     pytest.importorskip("monai" if "unet" in folder.name else "torch")
     pytest.importorskip("torch_geometric" if "graph" in folder.name else "torch")
-    assert sum(parameter.numel() for parameter in hub.HubNetwork.from_pretrained(folder).parameters()) > 1000
+    network, config = hub.HubNetwork.from_pretrained(folder), hub.read_config(folder / "config.json")
+    assert network.config == config and config["trained"]["figures"]
+    weights = load_file(folder / "model.safetensors")
+    found = network.network.state_dict()
+    assert weights.keys() <= found.keys() and weights
+    assert all(torch.equal(weight, found[name]) for name, weight in weights.items())
 
 
 @pytest.mark.slow
