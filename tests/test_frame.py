@@ -256,6 +256,16 @@ def test_volumes_of_differing_size_are_batches_and_every_metric_reaches_logs_and
     assert figures(outcome.rows, "validation")["convolution", "mIoU"] == pytest.approx(max(validated), abs=1e-6)
 
 
+@pytest.mark.parametrize(("declared", "fold"), ((None, 0), (3, 3)))
+def test_settings_are_chosen_on_the_fold_that_is_declared(tmp_path, declare, capsys, declared, fold):
+    arms = {"linear": Arm(FOLDS.arms["linear"].network, grid={"learning_rate": (1e-2, 1e-3)})}
+    declare(replace(FOLDS, arms=arms, tuning_fold=declared))
+    code, out, err = run(capsys, "--experiment", "folds", "--tune", "--logs", str(tmp_path), "--accelerator", "cpu")
+    assert code == 0, err
+    assert {row.fold for row in results.read(tmp_path / "tuning.csv")} == {fold}
+    assert f"fold {fold}: " in out
+
+
 def test_every_fold_is_trained_and_every_sample_tested_on_once(tmp_path, declare):
     outcome = trained(tmp_path, declare(FOLDS), seeds=(0, 3))
     of_test = {(row.seed, row.fold): row for row in outcome.rows if (row.split, row.metric) == ("test", "RMSE")}
