@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[1]
 _ELSEWHERE = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md", "CHANGELOG.md": "changelog.md"}
 _MODULES = (
     "layers",
+    "norms",
     "generators",
     "convert",
+    "costs",
     "conditional",
     "together",
     "adapters",

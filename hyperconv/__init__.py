@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .adapters import to_peft
 from .blocks import ResidualBlock
 from .conditional import Conditional
-from .convert import bake, cached, conditional, cost, hyperize, resize
+from .convert import bake, cached, conditional, hyperize, resize
 from .coordinates import kernel_grid
+from .costs import cost
 from .extras import needing
 from .functional import (
     contracted_convolution,

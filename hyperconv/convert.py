@@ -1,11 +1,10 @@
-"""Ways in and out: any network's convolutions made hyper, hyper ones made plain again, and what they cost."""
+"""Ways in and out: any network's convolutions made hyper, and hyper ones made plain again."""
 
 import copy
 import inspect
 import math
-import warnings
 import weakref
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -20,11 +19,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .calls import a_tensor_of
 from .conditional import Conditional, places_in_plain_containers
-from .extras import needing
 from .generators import CoordinateMLP, DenseGenerator, Generator, StartAtKernel
 from .layers import (
     CACHED,
-    NORMS,
     Bias,
     CachedKernel,
     HyperConv1d,
@@ -35,12 +32,13 @@ from .layers import (
     HyperConvTranspose3d,
     HyperLayer,
     HyperLinear,
-    HyperNorm,
+    hyper_layers,
 )
-from .together import layer_by_layer, plain_sequential
+from .norms import NORMS, HyperNorm
+from .together import plain_sequential
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 KeepFunction = bool | Literal["shared"]
 
@@ -214,7 +212,7 @@ def conditional(
     of_features, of_biases = (partial(each, context_dim=hidden[-1]) for each in (generator, DenseGenerator))
     generate_biases = None if keep_function == "shared" else of_biases
     made = hyperize(network, select, of_features, keep_function, bias_generator=generate_biases)
-    layers = [layer for _, layer in _hyper_layers(made) if layer.generator.context_dim == hidden[-1]]
+    layers = [layer for _, layer in hyper_layers(made) if layer.generator.context_dim == hidden[-1]]
     if layers and not any(parameter.requires_grad for layer in layers for parameter in layer.generator.parameters()):
         raise ValueError(
             f"all that is selected in this {type(network).__name__} is frozen, so that nothing could learn; "
@@ -300,7 +298,7 @@ def cached(module: nn.Module, context: Tensor | None = None) -> Iterator[nn.Modu
             context = module.features(context)
     else:
         _refuse_conditional_parts(module)
-    with CACHED.within({layer: CachedKernel(layer, context) for _, layer in _hyper_layers(module)}):
+    with CACHED.within({layer: CachedKernel(layer, context) for _, layer in hyper_layers(module)}):
         yield module
 
 
@@ -342,60 +340,6 @@ def resize(layer: HyperLayer, kernel_size: int | tuple[int, ...]) -> HyperLayer:
     return twin
 
 
-def cost(module: nn.Module, *inputs: Any, **named: Any) -> "pd.DataFrame":
-    """What the hyper layers of a network store and compute.
-
-    Args:
-        module: any network with hyper layers.
-        inputs: for one call of it (in evaluation mode), to count the floating point operations of products and
-            convolutions.
-        named: likewise, as ``context=`` of a conditional network.
-
-    Returns:
-        A row a layer, one for a conditional network's trunk, and their sum: ``stored`` (parameters of generators and
-        biases; those that layers share count in each row, once in the sum), ``learned`` (those of them that are not
-        frozen), ``baked`` (parameters of the plain layer), and, with inputs, ``generate`` and ``apply`` (operations of
-        the call) and ``memory`` (bytes of the kernels that the call makes, or of what it makes instead of them).
-
-    Raises:
-        ImportError: pandas, of whose tables this is one, is not installed.
-
-    Warns:
-        UserWarning: a generator that stores more than the kernel that it makes.
-
-    >>> table = cost(nn.Sequential(HyperConv2d(8, 8, 5, bias=False)), torch.zeros(1, 8, 16, 16))
-    >>> table.loc["0", ["stored", "baked"]].tolist()
-    [1744, 1600]
-    """
-    with needing("experiments", "hyperconv.cost"):
-        import pandas as pd
-
-    layers = {name or type(layer).__name__: layer for name, layer in _hyper_layers(module)}
-    parts: dict[str, nn.Module] = {**layers}
-    if isinstance(module, Conditional):
-        parts = {"trunk": module.trunk, **parts}
-    baked = [_baked_numbers(part) if isinstance(part, HyperLayer) else 0 for part in parts.values()]
-    numbers = {"stored": map(_numbers, parts.values()), "learned": map(_learned, parts.values()), "baked": baked}
-    table = pd.DataFrame(numbers, index=list(parts))
-    if inputs or named:
-        operations = _operations(module, inputs, named)
-        for column in ("generate", "apply", "memory"):
-            table[column] = [each[column] for each in operations]
-    starts = [_numbers(layer) - _start_numbers(layer) for layer in layers.values()]
-    larger = [name for name, own in zip(layers, starts, strict=True) if own > table.loc[name, "baked"]]
-    if larger:
-        warnings.warn(
-            f"generators that store more than the kernels they make: {', '.join(larger)}; for a CoordinateMLP, choose "
-            "a last hidden width below the number of taps",
-            stacklevel=2,
-        )
-    total = table.sum()
-    everything = nn.ModuleList(parts.values())
-    total["stored"], total["learned"] = _numbers(everything), _learned(everything)
-    table.loc["sum"] = total
-    return table
-
-
 def _refuse_conditional_parts(module: nn.Module) -> None:
     """Their layers do not read the context, but what their trunks make of it."""
     for name, part in module.named_modules():
@@ -403,68 +347,9 @@ def _refuse_conditional_parts(module: nn.Module) -> None:
             raise ValueError(f"part {name} is conditional: bake or cache it by itself")
 
 
-def _hyper_layers(module: nn.Module) -> list[tuple[str, HyperLayer]]:
-    return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, HyperLayer)]
-
-
-@torch.no_grad()
-def _operations(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> list[Counter[str]]:
-    """What the trunk and every hyper layer do, over all their calls in one call of the network."""
-    from torch.utils.flop_counter import FlopCounterMode  # brings triton
-
-    network = copy.deepcopy(module).eval()
-    layers = [layer for _, layer in _hyper_layers(network)]
-    parts: list[nn.Module] = [network.trunk, *layers] if isinstance(network, Conditional) else [*layers]
-    counts: dict[nn.Module, Counter[str]] = {part: Counter() for part in parts}
-    running: list[nn.Module] = []
-    with FlopCounterMode(display=False) as counter:
-
-        def count_generating(run: Callable[..., Any], owner: HyperLayer) -> Callable[..., Any]:
-            def counted(*arguments: Any) -> Any:
-                before = counter.get_total_flops()
-                made = run(*arguments)
-                # whoever reads a weight does not call the layer
-                part, operations = running[-1] if running else owner, counter.get_total_flops() - before
-                computed = [each for each in tree_leaves(made) if type(each) is Tensor]
-                counts[part].update(
-                    generate=operations,
-                    apply=-operations if running else 0,
-                    memory=sum(each.nbytes for each in computed),
-                )
-                return made
-
-            return counted
-
-        owners = {each: layer for layer in layers for each in (layer.generator, layer.bias_generator) if each}
-        for generator, owner in owners.items():
-            # a layer takes factors and filters only of a generator whose forward is the usual one
-            usual = type(generator).forward is Generator.forward
-            for way in ("generate", "factors", "filters", "product") if usual else ("forward",):
-                setattr(generator, way, count_generating(getattr(generator, way), owner))
-
-        # not the module that a hook is given: within a conditional network, it is a copy
-        def begin(part: nn.Module, *_: Any) -> None:
-            running.append(part)
-            counts[part]["apply"] -= counter.get_total_flops()
-
-        def end(part: nn.Module, *_: Any) -> None:
-            counts[part]["apply"] += counter.get_total_flops()
-            running.pop()
-
-        for part in parts:
-            part.register_forward_pre_hook(partial(begin, part))
-            part.register_forward_hook(partial(end, part))
-        with layer_by_layer():
-            network(*inputs, **named)
-    if isinstance(network, Conditional):
-        of_trunk = counts[network.trunk]
-        of_trunk["generate"], of_trunk["apply"] = of_trunk["apply"], 0
-    return list(counts.values())
-
-
 def _outside(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """All parts of a network but what hyper layers are made of."""
-    inside = {part for _, layer in _hyper_layers(module) for part in layer.modules() if part is not layer}
+    inside = {part for _, layer in hyper_layers(module) for part in layer.modules() if part is not layer}
     return [(name, part) for name, part in module.named_modules() if part not in inside]
 
 
@@ -681,22 +566,3 @@ def _agree(ours: Tensor, theirs: Tensor) -> bool:
     finite = theirs[theirs.isfinite()].abs()
     scale = max(finite.max().item(), 1e-6) if len(finite) else 1e-6
     return torch.allclose(ours, theirs, rtol=0, atol=1e-4 * scale, equal_nan=True)
-
-
-def _numbers(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _learned(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def _start_numbers(layer: HyperLayer) -> int:
-    """The kernel that a hyperized layer started at is no generator's."""
-    return sum(each.start.numel() for each in layer.modules() if isinstance(each, StartAtKernel))
-
-
-def _baked_numbers(layer: HyperLayer) -> int:
-    made = [each.kernel_shape for each in (layer.generator, layer.bias_generator) if each is not None]
-    stored = 0 if layer.bias_generator is not None or layer.bias is None else layer.bias.numel()
-    return sum(map(math.prod, made)) + stored
