@@ -107,6 +107,7 @@ TUNED: Mapping[GraphName, Mapping[str, Made]] = {
     **dict.fromkeys(SIZES, _UNTUNED),
     "cora": {"lgcn": Made(16, 0.6), "gcn": Made(64, 0.6)},
     "citeseer": {"lgcn": Made(16, 0.6), "gcn": Made(64, 0.4)},
+    "chameleon-filtered": {"lgcn": Made(16, 0.4), "gcn": Made(8, 0.4)},
 }
 _TUNED_OPTIONS = ("hidden", "dropout", "blocks", "film_penalty")
 _RECIPE = Recipe("adam", 5e-3, 5e-4, "constant", batch_size=1, epochs=100, patience=20, shuffle=True)
