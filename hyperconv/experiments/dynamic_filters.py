@@ -255,7 +255,7 @@ def steered_filters(networks: Networks, splits: Splits) -> "Drawing":
 
 
 _OF_STEERED = Recipe("adam", 4e-3, 0.0, "one-cycle", batch_size=128, epochs=2, patience=None, shuffle=True)
-_STEERED_RATES = {"learning_rate": (2e-3, 4e-3, 8e-3)}
+_STEERED_RATES = {"learning_rate": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)}
 STEERABLE = Experiment(
     name="dfn-steerable",
     paper=_PAPER,
