@@ -381,6 +381,7 @@ def _chosen_by_trials(experiment, prefix, arm, rows):
         ("superres", {}, 5),
         ("dfn-steerable", {}, 3),
         ("weather", {}, 2),
+        ("weather", {"clips": "apart"}, 3),
         ("weather", {"clips": "radar"}, 2),
         ("hyperseg", {}, 3),
         ("unet", {"task": "hippocampus"}, 5),
