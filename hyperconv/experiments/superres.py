@@ -175,7 +175,11 @@ def _filters(network: Any, told: Tensor) -> Any:
 
 
 _RECIPE = Recipe("adam", 8e-3, 0.0, "one-cycle", batch_size=16, epochs=3, patience=None, shuffle=True)
-_GRID = {"learning_rate": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)}
+_RATES = {
+    "superres": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    # at 8e-3, ReLUs die
+    "superres-natural": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+}
 _ENDS = {"one-kernel": {"learning_rate": "validation images are seen through other kernels than its own"}}
 # widths such that all trained arms have about as many parameters
 _NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -188,7 +192,7 @@ _NETWORKS: dict[str, Callable[[], nn.Module]] = {
 # the best of the grid on validation data, where it is not the recipe's
 CHOSEN: Mapping[str, Mapping[str, float]] = {
     "superres": {"concatenated": 4e-3, "biased": 1.6e-2, "one-kernel": 2e-3},
-    "superres-natural": {},
+    "superres-natural": dict.fromkeys(_NETWORKS, 2e-3),
 }
 
 
@@ -200,7 +204,7 @@ def _declared(name: str, task: str, minutes: int, border: int, **more: Any) -> E
         arm: Arm(
             network,
             replace(_RECIPE, learning_rate=CHOSEN[name].get(arm, _RECIPE.learning_rate)),
-            _GRID,
+            {"learning_rate": _RATES[name]},
             _ENDS.get(arm, {}),
         )
         for arm, network in _NETWORKS.items()
