@@ -199,9 +199,16 @@ def _further(values: Sequence[float]) -> str:
 
 
 def _interval(values: Sequence[float], digits: int) -> str:
-    """Mean and, of several values, half the width of its 95 % interval."""
+    """Mean and, of several values, half the width of its 95 % interval.
+
+    >>> _interval([4.6e-7, 3.7e-7], 4), _interval([22.91, 22.89], 4)
+    ('4.1e-07 ± 6e-07', '22.90 ± 0.13')
+    """
     if not values:
         return ""
+    if 0 < abs(mean(values)) < 10 ** (1 - digits):  # of which so many digits would leave little
+        rest = f" ± {mean_interval(values).half_width:.1g}" if len(values) > 1 else ""
+        return f"{mean(values):.2g}{rest}"
     before_point = len(str(int(abs(mean(values)))))
     # of 22.9 dB, the fourth decimal says nothing
     digits = digits if before_point < 2 else max(min(2, digits), digits - before_point)
