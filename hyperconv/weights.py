@@ -53,8 +53,11 @@ def outline(network: Callable[[], nn.Module], most_parameters: int, most_numbers
             with torch.device("meta"):
                 made = network()
         except NotImplementedError:  # its sizes are computed with tensors, as a RegNet's are
-            with _ParametersOnMeta():
-                made = network()
+            try:
+                with _ParametersOnMeta():
+                    made = network()
+            except NotImplementedError as error:
+                raise InputError(f"its settings make no network: {error}") from error
     numbers = sum(tensor.numel() for tensor in [*made.parameters(), *made.buffers()])
     if numbers > most_numbers:
         raise InputError(f"its settings ask for {numbers:,} numbers, more than {most_numbers:,}")

@@ -120,7 +120,7 @@ def test_smoothing_leaves_the_network_and_takes_statistics_anew(digits_folder):
     with torch.no_grad():
         smooth = robustness.smoothed(network, 0.2, splits)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    shares = [robustness.high_frequencies(layer.weight) for layer in robustness.spatial_convolutions(smooth)]
+    shares = [robustness.high_frequencies(layer.weight) for layer in robustness.spatial_layers(smooth)]
     assert max(shares) < 0.21 and len(shares) == 16
     name = next(name for name in before if name.endswith("running_var"))
     assert not torch.equal(smooth.state_dict()[name], before[name])

@@ -20,7 +20,7 @@ DRAWS = 5
 TAPS, FEATURES = (3, 5, 7), (2, 4, 8)
 _PUBLISHED_FEATURES = 16
 _OTHER_NORMS = ("stateless", "batchnorm", "none")
-# as many parameters as generated kernels of 4 and 16 features, and of less than 2 and of 2 to 4
+# 5x5: about the parameters of generated kernels of 4 and of 16 features; 3x3: half of those of 2 features, and more
 _NARROWER = {"5x5": (4, 7), "3x3": (4, 6)}
 _RECIPE = RECIPES["fast"]
 _OF_FEW = replace(_RECIPE, batch_size=64, steps_an_epoch=0)
@@ -56,7 +56,7 @@ def few_digits(source: str = "auto", fold: int = 0, *, few: Count) -> Splits:
     drawn = torch.randperm(len(digits.train), generator=torch.Generator().manual_seed(fold))[:few]
     again = max(few, _STEPS_AN_EPOCH * _OF_FEW.batch_size)
     images, labels = digits.train[drawn[torch.arange(again) % few]]
-    note = f"{digits.note}; of the training digits {few} are used, draw {fold + 1} of {DRAWS}"
+    note = f"{digits.note}; of the training digits {few} are used, draw {fold + 1}"
     return replace(digits, train=DigitDataset(images.squeeze(1), labels), note=note)
 
 

@@ -75,10 +75,10 @@ def figures_of_spoilt(network: nn.Module, splits: Splits) -> list[Figure]:
         for name, view in views.items()
         for way, run in ways.items()
     ]
-    of_layers = [high_frequencies(layer.weight) for layer in spatial_convolutions(network)]
+    of_layers = [high_frequencies(layer.weight) for layer in spatial_layers(network)]
     figures += [Figure(HIGH_FREQUENCIES, share, f"layer {number}") for number, share in enumerate(of_layers, 1)]
     figures.append(Figure(HIGH_FREQUENCIES, mean(of_layers)))
-    if not any(isinstance(layer, HyperConv2d) for layer in spatial_convolutions(network)):
+    if not any(isinstance(layer, HyperConv2d) for layer in spatial_layers(network)):
         for share in SHARES:
             smooth = smoothed(network, share, splits)
             of_smooth = {name: accuracy(smooth, *views[name]) for name in ("clean", *NOISES) if name in views}
@@ -104,7 +104,7 @@ def accuracy(run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) ->
     return hits / len(labels)
 
 
-def spatial_convolutions(network: nn.Module) -> list[Any]:
+def spatial_layers(network: nn.Module) -> list[Any]:
     """Those of more than one tap, in order."""
     layers = (part for part in network.modules() if isinstance(part, HyperConv2d | nn.Conv2d))
     return [layer for layer in layers if layer.kernel_size != (1, 1)]
@@ -138,7 +138,7 @@ def smoothed(network: nn.Module, share: float, splits: Splits) -> nn.Module:
     Statistics of normalisation are taken anew, on digits as the network saw them in training.
     """
     network = copy.deepcopy(network)
-    for layer in spatial_convolutions(network):
+    for layer in spatial_layers(network):
         layer.weight.copy_(smooth_kernel(layer.weight, share))
     images, _ = splits.train[torch.arange(min(_SEEN_TO_NORMALISE, len(splits.train)))]
     draws = torch.Generator().manual_seed(0)
@@ -179,9 +179,7 @@ def kernels_and_digits(networks: Networks, splits: Splits) -> "Drawing":
     from .figures.robustness import digits_and_spectra
 
     shown = {name: images[min(_SHOWN, len(images) - 1), 0].numpy() for name, (images, _) in spoilt(splits).items()}
-    shares = {
-        arm: [high_frequencies(layer.weight) for layer in spatial_convolutions(each)] for arm, each in networks.items()
-    }
+    shares = {arm: [high_frequencies(layer.weight) for layer in spatial_layers(each)] for arm, each in networks.items()}
     return digits_and_spectra(shown, shares, f"Spoilt digits ({splits.name}, test), and how fine kernels are")
 
 
