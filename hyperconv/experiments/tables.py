@@ -18,6 +18,7 @@ from .declared import experiments
 from .experiment import Experiment
 from .results import FAILED, NOISE_METRIC, Result, read, with_trainings, write
 from .statistics import mean_interval
+from .verdicts import CLAIMS, claim_table
 
 Item = TypeVar("Item")
 _PRINCIPAL = "digits"
@@ -36,7 +37,7 @@ class Tables:
 
     add: tuple[str, ...] = ()
     results: str = "lightning_logs/results.csv"
-    pages: tuple[str, ...] = ("docs/results.md", "docs/experiments.md")
+    pages: tuple[str, ...] = ("docs/results.md", "docs/experiments.md", "docs/verdicts.md")
 
 
 def main(settings: Tables) -> None:
@@ -89,6 +90,7 @@ def with_tables(text: str, rows: Sequence[Result]) -> str:
         "experiments": partial(headline_table, of=[each for each in declared.values() if each.name != _PRINCIPAL]),
         "noise": noise_table,
         **{name: partial(further_table, of=experiment) for name, experiment in declared.items()},
+        **{f"claim-{name}": partial(claim_table, claim=claim) for name, claim in CLAIMS.items()},
     }
 
     def anew(place: re.Match[str]) -> str:
