@@ -28,7 +28,7 @@ from hyperconv.experiments.weather import (
 )
 from hyperconv.training.objectives import LOSS, Measured
 from hyperconv.zoo.dynamic_convolutional_layer import DynamicConvolutionalLayer, PlainForecaster
-from hyperconv.zoo.extrapolation import Extrapolation, Persistence, lucas_kanade, phase_correlation, tv_l1
+from hyperconv.zoo.extrapolation import Extrapolation, Nowcast, Persistence, lucas_kanade, phase_correlation, tv_l1
 
 WEATHER = experiments()["weather"]
 TRAINING, TEST = "20160928", "20170509"
@@ -109,6 +109,20 @@ def test_plain_and_dynamic_networks_have_the_same_budget(clips):
 def test_phase_correlation_finds_a_known_shift():
     seen = moving(3, -5, 4).numpy()[0]
     np.testing.assert_allclose(phase_correlation(seen[2], seen[3]).ravel(), [-3, 5], atol=0.1)
+
+
+def test_pysteps_follows_what_moves_where_it_is_installed():
+    pytest.importorskip("pysteps", reason="needs the extra nowcasts: pip install hyperconv[nowcasts]")
+    frames = moving(1, -2, SEEN + 3, side=64)
+    later = Nowcast()(frames[:, :SEEN], steps=3)
+    inside = slice(12, -12)
+    assert later.shape == (1, 3, 64, 64)
+    error, still = (
+        (each - frames[:, SEEN:])[..., inside, inside].square().mean().item()
+        for each in (later, frames[:, SEEN - 1 : SEEN])
+    )
+    assert error < 0.1 * still
+    assert (Nowcast()(torch.full((1, SEEN, 32, 32), 0.5), steps=2)[..., 4:-4, 4:-4] == 0.5).all()
 
 
 @pytest.mark.parametrize("origins", [phase_correlation, tv_l1, lucas_kanade], ids=lambda each: each.__name__)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from ..training import Recipe
 from ..training.objectives import LOSS, Batch, Metric, Objective
 from ..zoo.dynamic_convolutional_layer import DynamicConvolutionalLayer, FedBack, PlainForecaster
 from ..zoo.dynamic_filter_network import LocalFilterNetwork
-from ..zoo.extrapolation import Extrapolation, Persistence, lucas_kanade, phase_correlation, tv_l1
+from ..zoo.extrapolation import Extrapolation, Nowcast, Persistence, lucas_kanade, phase_correlation, tv_l1
 from .experiment import Arm, Experiment, Figure, Networks
 
 if TYPE_CHECKING:
@@ -186,6 +187,7 @@ def _arms(clips: Clips) -> dict[str, Arm]:
         "phase-correlation": partial(Extrapolation, phase_correlation, pairs=3),
         "tv-l1": partial(Extrapolation, tv_l1),
         "lucas-kanade": partial(Extrapolation, flow),
+        **({"pysteps": Nowcast} if find_spec("pysteps") else {}),
     }
     recipes = RECIPES[clips]
     return {

@@ -1,7 +1,8 @@
 """Forecasts of frames without parameters: nothing moves, or all goes on as it moved.
 
-Phase correlation: C. Kuglin, D. Hines, 1975. Optical flow: TV-L1 (Zach, Pock, Bischof, 2007) and iterative Lucas-Kanade
-(Le Besnerais, Champagnat, 2005), all as in scikit-image. Motion is taken as steady, and frames are moved along it
+Phase correlation: C. Kuglin, D. Hines, 1975. Optical flow: TV-L1 (Zach, Pock, Bischof, 2007) and iterative
+Lucas-Kanade (Le Besnerais, Champagnat, 2005), all as in scikit-image; sparse Lucas-Kanade, as in pysteps (Pulkkinen et
+al., GMD 2019, https://doi.org/10.5194/gmd-12-4185-2019). Motion is taken as steady, and frames are moved along it
 backwards, as in precipitation nowcasting (Germann, Zawadzki, 2002).
 """
 
@@ -66,6 +67,21 @@ class Extrapolation(nn.Module):
             return np.zeros((2, *after.shape))
         down, right = np.broadcast_to(self.origins(before, after), (2, *after.shape))
         return np.stack([right, down])
+
+
+class Nowcast(nn.Module):
+    """The last frame goes on along the motion that pysteps finds in all that are seen, as its users do it."""
+
+    def forward(self, frames: Tensor, steps: int = 1) -> Tensor:
+        """Frames ``(B, T, H, W)`` to ``(B, steps, H, W)``; what comes in at the edges is 0."""
+        from pysteps import motion, nowcasts
+
+        find, extrapolate = motion.get_method("lk"), nowcasts.get_method("extrapolation")
+        later = []
+        for clip in frames.double().cpu().numpy():
+            velocity = np.zeros((2, *clip.shape[1:])) if clip.min() == clip.max() else find(clip, verbose=False)
+            later.append(extrapolate(clip[-1], velocity, steps, extrap_kwargs={"outval": 0.0}))
+        return torch.from_numpy(np.stack(later)).to(frames)
 
 
 def phase_correlation(before: np.ndarray, after: np.ndarray, **settings: Any) -> np.ndarray:
