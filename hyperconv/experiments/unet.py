@@ -89,7 +89,7 @@ RECIPES: Mapping[Dims, Recipe] = {
 }
 _RATES: Mapping[Dims, Sequence[float]] = {
     2: (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
-    3: (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    3: (8e-3, 1.6e-2, 3.2e-2),
 }
 # the best of these on validation slices of the hippocampus, taken for other tasks too
 CHOSEN = {"hyper-4": 3.2e-2, "hyper-8": 3.2e-2, "normal-3": 1.6e-2, "normal-5": 8e-3, "dynunet": 8e-3}
