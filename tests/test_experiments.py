@@ -402,7 +402,7 @@ def test_declared_settings_are_the_best_of_the_trials_on_validation_data(name, o
         assert {setting: getattr(adapted.recipe_of(arm), setting) for setting in trial} == trial, arm
 
 
-@pytest.mark.parametrize("graph", ("cora", "citeseer", "chameleon-filtered"))
+@pytest.mark.parametrize("graph", ("cora", "citeseer", "chameleon", "chameleon-filtered"))
 def test_tuned_networks_of_graphs_are_the_best_of_the_trials_on_validation_nodes(graph):
     skip_without_packages(experiments()["lgnn"])
     from hyperconv.experiments.lgnn import TUNED

@@ -107,6 +107,8 @@ TUNED: Mapping[GraphName, Mapping[str, Made]] = {
     **dict.fromkeys(SIZES, _UNTUNED),
     "cora": {"lgcn": Made(16, 0.6), "gcn": Made(64, 0.6)},
     "citeseer": {"lgcn": Made(16, 0.6), "gcn": Made(64, 0.4)},
+    # with 20 labels a class
+    "chameleon": {"lgcn": Made(8, 0.4, "residual", 0.01), "gcn": Made(16, 0.6, "residual")},
     "chameleon-filtered": {"lgcn": Made(16, 0.4), "gcn": Made(8, 0.4)},
 }
 _TUNED_OPTIONS = ("hidden", "dropout", "blocks", "film_penalty")
