@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -6,9 +8,12 @@ from hyperconv.data import load_digits
 from hyperconv.data.noise import NOISES
 from hyperconv.data.spoilt import CORRUPTIONS, LEVELS, corrupted, under_every_noise
 from hyperconv.experiments import robustness
+from hyperconv.experiments.asked import Asked
 from hyperconv.experiments.declared import experiments
-from hyperconv.experiments.frontier import few_digits
+from hyperconv.experiments.frontier import FrontierOptions, few_digits
 from hyperconv.experiments.noise import median_filtered
+from hyperconv.experiments.run import prepared
+from hyperconv.experiments.settings import Run
 
 
 def test_every_digit_is_under_every_noise_at_levels_in_turn(digits_folder):
@@ -132,3 +137,18 @@ def test_few_digits_are_others_in_each_draw_and_as_many_as_asked_for(digits_fold
     assert [len(each) for each in seen] == [100, 100]
     assert not torch.equal(*seen)
     assert all(len(draw) == 120 * 64 for draw in draws)
+
+
+def test_every_draw_of_few_digits_begins_with_other_weights(digits_folder, tmp_path):
+    settings = Run(experiment="frontier", arms=("normal-3x3-width-4",), data=str(digits_folder))
+    asked = Asked(settings, FrontierOptions(few=100))
+
+    def first_weights(fold, experiment=asked.experiment):
+        training = asked.training("normal-3x3-width-4", 0, fold)._replace(experiment=experiment)
+        learner, _ = prepared(training, tmp_path)
+        return next(learner.network.parameters())
+
+    assert torch.equal(first_weights(1), first_weights(1))
+    assert not torch.equal(first_weights(0), first_weights(1))
+    alike = replace(asked.experiment, begun_by_fold=False)
+    assert torch.equal(first_weights(0, alike), first_weights(1, alike))

@@ -79,6 +79,7 @@ class Experiment:
         load: from the ``--data`` flag to the task's splits; called with ``fold=`` where there are folds.
         folds: into how many folds the data come; 0: they come in splits of their own.
         tuning_fold: that settings are chosen on; None for the first of those that are reported.
+        begun_by_fold: folds are draws of the data, and each has an initialisation and order of its own, too.
         collate: from a list of samples to a batch; None: data sets are indexed by whole batches.
         evaluation_batch: samples in a batch of evaluation.
         quick_epochs: at most so many with ``--quick``.
@@ -103,6 +104,7 @@ class Experiment:
     load: Callable[..., Splits] = load_digits
     folds: int = 0
     tuning_fold: int | None = None
+    begun_by_fold: bool = False
     collate: Callable[[list[Any]], Any] | None = None
     evaluation_batch: int = 500
     quick_epochs: int = 1

@@ -99,6 +99,7 @@ def _adapted(experiment: Experiment, options: FrontierOptions) -> Experiment:
         load=partial(few_digits, few=options.few),
         folds=DRAWS,
         tuning_fold=DRAWS,
+        begun_by_fold=True,
     )
 
 

@@ -129,7 +129,7 @@ def prepared(training: Training, folder: Path, *, test: bool = True) -> tuple[Le
     key, experiment, options, recipe, splits = training
     described = {**key._asdict(), "options": plain(options), "recipe": asdict(recipe)}
     del described["noise_seed"]
-    seed = key.seed or 0
+    seed = (key.seed or 0) + (key.fold or 0) * experiment.begun_by_fold
     pl.seed_everything(seed, workers=True, verbose=False)
     learner = Learner(experiment.arms[key.arm].network(), experiment.objective, recipe, described)
     write_yaml(folder / "hparams.yaml", {**described, "loss": experiment.objective.loss})
