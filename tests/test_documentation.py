@@ -92,7 +92,7 @@ class Claim(NamedTuple):
 
 def claims():
     """``<!-- compares EXPERIMENT DATA METRIC ARM OTHER greater|less|unclear [at=] [settings=] [difference=] -->``"""
-    for page in PAGES:
+    for page in (*PAGES, "CHANGELOG.md"):
         text = text_of(page)
         for number, marker in enumerate(MARKER.finditer(text)):
             words = shlex.split(marker[1])
@@ -142,4 +142,4 @@ def test_sentences_that_compare_say_what_the_results_show(claim, measured):
 
 def test_there_are_claims_on_every_page_that_tells_results():
     pages = {parameter.id.rpartition("-")[0] for parameter in claims()}
-    assert {"README.md", "docs/results.md", "docs/experiments.md"} <= pages
+    assert {"README.md", "CHANGELOG.md", "docs/results.md", "docs/experiments.md", "docs/verdicts.md"} <= pages
