@@ -379,6 +379,7 @@ def _chosen_by_trials(experiment, prefix, arm, rows):
         ("classroom", {}, 2),
         ("classroom-autoencoder", {}, 6),
         ("superres", {}, 5),
+        ("superres-natural", {}, 3),
         ("dfn-steerable", {}, 3),
         ("weather", {}, 2),
         ("weather", {"clips": "apart"}, 3),
