@@ -70,16 +70,23 @@ class GeneratedUpdate(nn.Module):
 class StoredUpdate(nn.Module):
     """The same perceptron with weights that are stored, and any width within.
 
+    Args:
+        width: of the messages.
+        hidden: width within.
+        sees_first: whether the first message is an input beside the current one.
+
     >>> StoredUpdate(8, 16)(torch.zeros(3, 8), torch.zeros(3, 8)).shape
     torch.Size([3, 8])
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, sees_first: bool = False) -> None:
         super().__init__()
-        self.perceptron = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width), nn.Tanh())
+        self.sees_first = sees_first
+        seen = 2 * width if sees_first else width
+        self.perceptron = nn.Sequential(nn.Linear(seen, hidden), nn.Tanh(), nn.Linear(hidden, width), nn.Tanh())
 
     def forward(self, message: Tensor, first: Tensor) -> Tensor:
-        return self.perceptron(message)
+        return self.perceptron(torch.cat([message, first], dim=1) if self.sees_first else message)
 
 
 class NormedUpdate(nn.Module):
