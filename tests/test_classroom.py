@@ -95,7 +95,7 @@ def test_autoencoders_share_the_size_of_their_bottleneck_and_give_back_images(bo
         assert repeats is name.endswith("upsampling")
 
 
-def test_perceptrons_have_the_parameters_or_the_operations_of_the_convolutional_ones():
+def test_one_perceptron_has_the_parameters_of_the_convolutional_autoencoders_and_the_other_many_more():
     counts = {name: parameters(network) for name, network in autoencoders("16x1x1").items()}
     assert counts["mlp-small"] == pytest.approx(counts["normal-transposed"], rel=0.05)
     assert counts["mlp"] > 5 * counts["normal-transposed"]

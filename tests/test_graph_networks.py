@@ -342,3 +342,12 @@ def test_the_benchmark_compares_what_is_never_built_with_what_is(monkeypatch, ca
     assert told.count("never built") == told.count("built, batched products") == 2
     with pytest.raises(InputError, match="float32"):
         benchmark.main(benchmark.Graphs(device="cpu", precision="bf16"))
+
+
+def test_what_is_never_built_takes_a_fifth_of_the_memory_at_the_width_of_cora(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    benchmark, common = (importlib.import_module(name) for name in ("graphs", "common"))
+    machine = benchmark.Graphs(device="cpu").machine()
+    for case in benchmark.cases_of(machine, nodes=500, features=1433, edges=2000, outputs=8):
+        unbuilt, built = (common.peak_memory(run, machine.device) for run in case.make().values())
+        assert unbuilt <= built / 5, case.name

@@ -37,7 +37,8 @@ class LgnnOptions:
             download); Chameleon or the same without duplicated nodes, in ten splits (--data: a folder with
             chameleon.npz or chameleon_filtered.npz).
         few_labels: train on 20 nodes of each of Chameleon's classes, rather than on half of all nodes.
-        tuned: settings chosen for every arm, rather than those of the paper.
+        tuned: settings chosen for every arm, rather than those of the paper. For digits, and Chameleon without
+            few_labels, none were chosen: these are settings to begin with.
         hidden: of tuned arms, width of features within. Default: each arm's own choice.
         dropout: of tuned arms, likewise.
         blocks: of tuned arms, likewise: plain; a layer norm between layers; that, and a residual path around each.
