@@ -127,6 +127,7 @@ DATA = {
     "graph-hyper-graphs-PROTEINS": "tu",
     "lgnn-graph-cora": "cora_citeseer",
     "unet": "hippocampus",
+    "superres-natural": "superres/Set5",
     "hyperlstm-characters": "tinyshakespeare",
     "ode": "auto",  # simulated
 }
