@@ -192,7 +192,7 @@ _NETWORKS: dict[str, Callable[[], nn.Module]] = {
 # the best of the grid on validation data, where it is not the recipe's
 CHOSEN: Mapping[str, Mapping[str, float]] = {
     "superres": {"concatenated": 4e-3, "biased": 1.6e-2, "one-kernel": 2e-3},
-    # of which biased and one-kernel were not tuned
+    # of which one-kernel was not tuned
     "superres-natural": {**dict.fromkeys(_NETWORKS, 2e-3), "hyper": 1e-3, "blind": 1e-3},
 }
 
