@@ -85,7 +85,7 @@ TASKS: Mapping[tuple[TaskName, Dims], Task] = {
 }
 RECIPES: Mapping[Dims, Recipe] = {
     2: Recipe("adam", 4e-3, 0.0, "one-cycle", batch_size=8, epochs=5, patience=None, shuffle=True, clip=1.0),
-    3: Recipe("adam", 8e-3, 0.0, "one-cycle", batch_size=2, epochs=3, patience=None, shuffle=True, clip=1.0),
+    3: Recipe("adam", 1.6e-2, 0.0, "one-cycle", batch_size=2, epochs=3, patience=None, shuffle=True, clip=1.0),
 }
 _RATES: Mapping[Dims, Sequence[float]] = {
     2: (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
