@@ -351,3 +351,10 @@ def test_what_is_never_built_takes_a_fifth_of_the_memory_at_the_width_of_cora(mo
     for case in benchmark.cases_of(machine, nodes=500, features=1433, edges=2000, outputs=8):
         unbuilt, built = (common.peak_memory(run, machine.device) for run in case.make().values())
         assert unbuilt <= built / 5, case.name
+
+
+@pytest.mark.parametrize("sees_first", [True, False])
+def test_a_stored_update_sees_the_first_message_only_if_it_is_to(sees_first):
+    update = StoredUpdate(4, 8, sees_first)
+    message, first = torch.randn(2, 3, 4)
+    assert torch.equal(update(message, first), update(message, -first)) is not sees_first
